@@ -1,0 +1,50 @@
+# make sandbox   measure all scenarios for real on this machine
+# make test      all tests that need no cluster
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SUITE ?=
+
+.PHONY: help install sandbox test test-unit test-sandbox bench lint clean
+
+help:
+	@echo "make sandbox   measure all 12 scenarios on this machine, for real (more options: SUITE='--repeat 3')"
+	@echo "make test      lint, unit tests, and tests with real migrations on this machine"
+	@echo "make bench     how fast logs are analysed and results aggregated"
+	@echo "make lint      ruff and mypy"
+	@echo "make install   the distribution's packages and the virtual environment, no more"
+	@echo "make clean     remove what make has made, not what was measured"
+
+install: $(VENV)/ready
+
+# The recipe asks for packages each time: it is quick where they are there, and the machine may have changed.
+$(VENV)/ready: pyproject.toml stuntime/__init__.py | packages
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .[test]
+	touch $@
+
+.PHONY: packages
+packages:
+	@PYTHON=$(PYTHON) sh stuntime/sandbox/install.sh
+
+sandbox: install
+	$(BIN)/stuntime suite $(SUITE)
+
+test: lint test-unit test-sandbox
+
+test-unit: install
+	$(BIN)/pytest tests/unit
+
+test-sandbox: install
+	$(BIN)/pytest tests/sandbox
+
+bench: install
+	$(BIN)/python -m tests.benchmarks
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
