@@ -1,0 +1,7 @@
+"""`python -m stuntime`."""
+
+import sys
+
+from stuntime.cli import main
+
+sys.exit(main())
