@@ -1,0 +1,204 @@
+"""What runs in the guests while it is measured: ping at the initiator, the observer at the static VM, and their logs.
+
+Every command bears being run twice, since a console may drop under it.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import pairwise
+
+import structlog
+
+from stuntime.errors import InvalidError, StuntimeError, TestbedError, UnfitError
+from stuntime.guest import GuestCommandError
+from stuntime.ping import SEQUENCE_NUMBERS
+from stuntime.result import ClockSample
+from stuntime.testbed import Shell, Testbed
+from stuntime.waiting import wait_until
+
+log = structlog.get_logger()
+
+_ANSWERING_S = 30.0
+_CLOCK_LOOKS = 3
+_CLOCK_ERROR_S = 0.03
+_LOOK_S = 0.02
+
+
+@dataclass(frozen=True)
+class Prober:
+    """A ping at the initiator, and the observer at the static VM, in a folder of each guest that is theirs."""
+
+    testbed: Testbed
+    initiator: Shell
+    static: Shell
+    peer: str
+    observed: str
+    interval_s: float
+    folder: str
+
+    def check(self) -> dict[str, str]:
+        """Return ping's version and kernel of the initiator; raise UnfitError when it cannot ping the peer so often."""
+        _make(self.initiator, self.folder)
+        try:
+            facts = self.initiator.run("uname -r; LC_ALL=C ping -V").splitlines()
+        except GuestCommandError as error:
+            raise UnfitError(
+                f"the initiator has no iputils ping: {error.output.strip()}",
+                "use a guest image that has the package iputils",
+                reason="ping-missing",
+            ) from error
+        self._first_answers()
+        return {"kernel": facts[0], "ping": facts[-1]}
+
+    def _first_answers(self) -> None:
+        command = f"LC_ALL=C ping -n -c 3 -i {self.interval_s:g} -W 1 {self.peer} 2>&1"
+
+        def answers() -> bool:
+            try:
+                self.initiator.run(command)
+            except GuestCommandError as error:
+                _require_interval(error.output, self.interval_s)
+                return False
+            return True
+
+        try:
+            wait_until(answers, timeout_s=_ANSWERING_S, what=f"an answer of {self.peer}", step_s=0.2)
+        except TestbedError as error:
+            raise UnfitError(
+                str(error), "look at the network: no migration has been asked for yet", reason="peer-silent"
+            ) from error
+
+    def start_observer(self) -> None:
+        """Start the observer; `observes` tells whether it came to run (Python takes a while to start)."""
+        _make(self.static, self.folder)
+        script = f"{self.folder}/observer.py"
+        self.static.write(script, files("stuntime").joinpath("observer.py").read_bytes())
+        self.static.run(
+            _background(f"python3 {script} {self.observed} {self.folder}/observer.log", self._stem("observer"))
+        )
+
+    def observes(self) -> bool:
+        """Wait until the observer notes what arrives; return False, said aloud, where the static VM cannot run it."""
+        out, stem = f"{self.folder}/observer.log", self._stem("observer")
+        try:
+            self.static.run(
+                f"for _ in $(seq 400); do [ -s {out} ] && break; {_alive(stem)} || break; sleep 0.05; done;"
+                f" cat {stem}.err; [ -s {out} ]"
+            )
+        except GuestCommandError as error:
+            log.warning("observer.unavailable", why=error.output.strip()[-200:])
+            return False
+        return True
+
+    def start_ping(self) -> None:
+        """Start ping, which writes its log in the background."""
+        family = "-6 " if ":" in self.peer else ""
+        command = f"ping -n -D -O {family}-i {self.interval_s:g} {self.peer}"
+        self.initiator.run(_background(f"env LC_ALL=C {command}", self._stem("ping")))
+
+    def wait_for_answers(self, count: int, *, after: int | None, timeout_s: float) -> bool:
+        """Wait until the last `count` probes were answered in a row, all sent after `after`; False when in vain.
+
+        It looks only when the answers could be there: each look costs the guest time that the measurement wants.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            seqs = self._last_seqs(count)
+            if after is not None:
+                seqs = [seq for seq in seqs if 0 < (seq - after) % SEQUENCE_NUMBERS < SEQUENCE_NUMBERS // 2]
+            breaks = [index for index, (a, b) in enumerate(pairwise(seqs), 1) if (b - a) % SEQUENCE_NUMBERS != 1]
+            missing = count - (len(seqs) - (breaks[-1] if breaks else 0))
+            if not missing:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(min(missing * self.interval_s, max(0.0, deadline - time.monotonic())) + _LOOK_S)
+
+    def last_seq(self) -> int:
+        """Return the sequence number of the last probe that the log knows of, modulo 65536."""
+        found = re.findall(r"icmp_seq=(\d+)", self.initiator.run(f"tail -n 2 {self.folder}/ping.out"))
+        if not found:
+            raise self._died()
+        return int(found[-1])
+
+    def stop(self) -> None:
+        """End ping and the observer, and wait until both have."""
+        for shell, name in ((self.initiator, "ping"), (self.static, "observer")):
+            stem = self._stem(name)
+            shell.run(
+                f"if [ -s {stem}.pid ]; then kill -INT $(cat {stem}.pid) 2>/dev/null;"
+                f" for _ in $(seq 200); do {_alive(stem)} || break; sleep 0.05; done; fi"
+            )
+
+    def ping_log(self) -> bytes:
+        """Return ping's log."""
+        return self.initiator.read(f"{self.folder}/ping.out")
+
+    def observer_log(self) -> bytes:
+        """Return the observer's log."""
+        return self.static.read(f"{self.folder}/observer.log")
+
+    def clear(self) -> None:
+        """Remove what was put into the guests."""
+        for shell in (self.initiator, self.static):
+            shell.run(f"rm -rf {self.folder}")
+
+    def _last_seqs(self, count: int) -> list[int]:
+        lines = self.initiator.run(
+            f"{_alive(self._stem('ping'))} || echo gone; "
+            f"tail -n {count} {self.folder}/ping.out | sed -n 's/.*bytes from.*icmp_seq=\\([0-9]*\\) .*/\\1/p'"
+        ).split()
+        if "gone" in lines:
+            raise self._died()
+        return [int(seq) for seq in lines]
+
+    def _stem(self, name: str) -> str:
+        return f"{self.folder}/{name}"
+
+    def _died(self) -> StuntimeError:
+        said = self.initiator.run(f"tail -n 1 {self.folder}/ping.out {self.folder}/ping.err 2>&1 || true")
+        return TestbedError(f"ping does not run any more: {said.strip()}", "measure again", reason="ping-died")
+
+
+def sample_clock(testbed: Testbed, shell: Shell) -> ClockSample:
+    """Return how far a guest's wall clock is ahead of the testbed's: the quickest of up to three looks by `ping -D`."""
+    samples: list[ClockSample] = []
+    while len(samples) < _CLOCK_LOOKS and not any(sample.error_s <= _CLOCK_ERROR_S for sample in samples):
+        before = testbed.now()
+        said = shell.run("LC_ALL=C ping -n -D -c 1 127.0.0.1")
+        after = testbed.now()
+        found = re.search(r"\[(\d+\.\d+)\]", said)
+        if not found:
+            raise InvalidError(
+                "the guest's clock cannot be read through `ping -D`", "use iputils' ping", reason="no-clock"
+            )
+        samples.append(ClockSample(float(found[1]) - (before + after) / 2, (after - before) / 2))
+    return min(samples, key=lambda sample: sample.error_s)
+
+
+def _make(shell: Shell, folder: str) -> None:
+    shell.run(f"mkdir -p {folder}")
+
+
+def _background(command: str, stem: str) -> str:
+    """Return a command line that starts a command of its own session, once, its pid and outputs in files."""
+    return (
+        f"[ -s {stem}.pid ] || {{ setsid sh -c 'echo $$ > {stem}.pid; exec {command}'"
+        f" > {stem}.out 2> {stem}.err < /dev/null & while ! [ -s {stem}.pid ]; do sleep 0.01; done; }}"
+    )
+
+
+def _alive(stem: str) -> str:
+    """Return a condition: the process whose pid file this is runs (one that nobody reaped yet does not)."""
+    return f"grep -q '^State:.[^Z]' /proc/$(cat {stem}.pid)/status 2>/dev/null"
+
+
+def _require_interval(said: str, interval_s: float) -> None:
+    if "minimal interval" in said or "flood" in said:
+        raise UnfitError(
+            f"ping refuses the interval of {interval_s:g} s to this user: {said.strip().splitlines()[-1]}",
+            "be root in the guest, give ping CAP_NET_RAW, or use iputils 20210722 or newer",
+            reason="interval-refused",
+        )

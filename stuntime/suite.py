@@ -1,0 +1,54 @@
+"""A run: all scenarios of a plan, wave by wave, each result on disk before the next measurement begins."""
+
+from collections.abc import Callable
+from itertools import groupby
+
+import structlog
+
+from stuntime.errors import StuntimeError
+from stuntime.measure import Options, failed, measure
+from stuntime.result import Result
+from stuntime.scenario import Scenario
+from stuntime.store import OutputDirectory
+from stuntime.testbed import Testbed
+
+log = structlog.get_logger()
+
+#: Called before a measurement with None and after it with its result.
+Progress = Callable[[Scenario, int, Result | None], None]
+
+
+def run_plan(testbed: Testbed, output: OutputDirectory, options: Options, progress: Progress) -> None:
+    """Measure what the plan of the output directory names and has no valid result yet.
+
+    A scenario that fails stops none of the others; only an output directory that cannot be written does (TestbedError).
+    """
+    todo = [(Scenario.parse(scenario), repetition) for scenario, repetition in output.missing()]
+    todo.sort(key=lambda item: _wave(output, item[0]))
+    for network, wave in groupby(todo, key=lambda item: item[0].network):
+        pending = list(wave)
+        try:
+            with testbed.network(network):
+                while pending:
+                    scenario, repetition = pending[0]
+                    progress(scenario, repetition, None)
+                    evidence = output.evidence(scenario.id, repetition)
+                    result = measure(
+                        testbed, scenario, options, run=output.plan.run, repetition=repetition, evidence=evidence
+                    )
+                    progress(scenario, repetition, output.write(result))
+                    pending.pop(0)
+        except StuntimeError as error:
+            if error.reason == "output-not-writable":
+                raise
+            # The network did not come up, or not down: what it was needed for is told, and the next one has its turn.
+            log.warning("network.failed", network=network, reason=error.reason, message=str(error))
+            for scenario, repetition in pending:
+                output.evidence(scenario.id, repetition)
+                result = failed(scenario, options, error, run=output.plan.run, repetition=repetition)
+                progress(scenario, repetition, output.write(result))
+
+
+def _wave(output: OutputDirectory, scenario: Scenario) -> int:
+    networks = list(dict.fromkeys(Scenario.parse(planned).network for planned in output.plan.scenarios))
+    return networks.index(scenario.network)
