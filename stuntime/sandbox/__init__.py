@@ -1,0 +1,1 @@
+"""The testbed on one machine: nodes are network namespaces, VMs are QEMU processes."""
