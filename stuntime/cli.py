@@ -1,0 +1,357 @@
+"""The command line. Only the outermost layer prints, reads argv and exits; heavy imports happen where they are used."""
+
+import argparse
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from stuntime import __version__, logs
+from stuntime.errors import ExitCode, StuntimeError, UsageError
+from stuntime.scenario import INITIATORS, IP_FAMILIES, NETWORKS, PATHS, Scenario, measuring_order, scenarios, select
+
+if TYPE_CHECKING:
+    from stuntime.sandbox.image import GuestImage
+    from stuntime.store import OutputDirectory
+
+JUNIT = "junit.xml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    logs.configure(verbose=arguments.verbose)
+    return guarded(lambda: arguments.command(arguments))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; print what is expected to go wrong in two lines and return its exit code."""
+    try:
+        return command()
+    except StuntimeError as error:
+        print(f"stuntime: {error}\n          {error.way_out}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stuntime: interrupted; what was measured is kept", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stderr.close()
+        return ExitCode.OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stuntime", description="How long is a virtual machine unreachable while it is live-migrated?"
+    )
+    parser.add_argument("--version", action="version", version=f"stuntime {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell every step on stderr")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = _command(
+        commands, "scenarios", _scenarios, "list the ids of the scenarios", "stuntime scenarios --ip-family ipv4,ipv6"
+    )
+    _add_selection(listing)
+
+    run = _command(
+        commands, "run", _run, "measure one scenario", "stuntime run linux-bridge.from-static-node.static.ipv4"
+    )
+    run.add_argument("scenario", metavar="SCENARIO", help="a scenario id")
+    _add_measuring(run)
+
+    suite = _command(
+        commands,
+        "suite",
+        _suite,
+        "measure many scenarios",
+        "stuntime suite --network linux-bridge --repeat 3 --capture",
+    )
+    _add_selection(suite)
+    _add_measuring(suite)
+    suite.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run: measure what is missing in DIR")
+
+    analyze = _command(
+        commands,
+        "analyze",
+        _analyze,
+        "judge the log of a ping, whoever took it",
+        "stuntime analyze --ping-log ping.log --migration-start 1774185115 --migration-end 1774185127",
+    )
+    analyze.add_argument("--ping-log", type=Path, required=True, metavar="FILE", help="what `ping -n -D -O` printed")
+    analyze.add_argument("--observer-log", type=Path, metavar="FILE", help="the observer's log, from the static VM")
+    analyze.add_argument("--capture", type=Path, metavar="PCAP", help="a capture at the static VM's port")
+    analyze.add_argument(
+        "--initiator", choices=INITIATORS, default="static", help="the VM that pinged (default: static)"
+    )
+    for moment, meaning in (
+        ("requested", "was asked for"),
+        ("start", "began, as reported"),
+        ("end", "ended, as reported"),
+    ):
+        analyze.add_argument(
+            f"--migration-{moment}",
+            type=float,
+            metavar="EPOCH",
+            help=f"when the migration {meaning}, in the clock of the static VM's log",
+        )
+    analyze.add_argument(
+        "--interval", type=_seconds, metavar="S", help="the spacing, where the log is too short to tell"
+    )
+    analyze.add_argument("--recovery-probes", type=_count, metavar="N", help=_RECOVERY_HELP)
+    analyze.add_argument("--json", action="store_true", help="the measurement part of the result document")
+
+    aggregate = _command(
+        commands,
+        "aggregate",
+        _aggregate,
+        "turn results into verdicts and JUnit",
+        "stuntime aggregate results --output results",
+    )
+    aggregate.add_argument(
+        "results", type=Path, nargs="+", metavar="RESULTS", help="result files, or directories of runs"
+    )
+    aggregate.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where {JUNIT} is written")
+    return parser
+
+
+_RECOVERY_HELP = "how many good replies in a row are a lasting recovery (default: ten, or as many as one second holds)"
+
+
+def _command(commands: Any, name: str, function: Any, summary: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"example: {example}"
+    )
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("selection", nargs="?", metavar="SELECTION", help="a comma list of scenario ids, with *")
+    for option, known, default in (
+        ("network", NETWORKS, NETWORKS),
+        ("path", PATHS, PATHS),
+        ("initiator", INITIATORS, INITIATORS),
+        ("ip-family", IP_FAMILIES, None),
+    ):
+        parser.add_argument(
+            f"--{option}",
+            type=_words(known),
+            default=default,
+            metavar="LIST",
+            help=f"a comma list of {', '.join(known)} (default: {'ipv4' if default is None else 'all'})",
+        )
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--testbed", choices=["sandbox"], default="sandbox", help="where the VMs live (default: sandbox)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where results are written (default: results-RUN)")
+    parser.add_argument("--interval", type=_seconds, default=0.1, metavar="S", help="ping's interval (default: 0.1)")
+    parser.add_argument(
+        "--repeat", type=_count, default=1, metavar="N", help="measure each scenario N times (default: 1)"
+    )
+    parser.add_argument("--recovery-probes", type=_count, metavar="N", help=_RECOVERY_HELP)
+    parser.add_argument(
+        "--recovery-timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="how long to wait for a recovery (default: 60)",
+    )
+    parser.add_argument(
+        "--no-migrate", dest="migrate", action="store_false", help="the control run: nothing is migrated"
+    )
+    parser.add_argument(
+        "--capture", action="store_true", help="keep a packet capture at the static VM's port, and compare"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave the VMs of a failure to look at, until Ctrl-C")
+    parser.add_argument(
+        "--accelerator",
+        choices=["auto", "kvm", "tcg"],
+        default="auto",
+        help="how the sandbox's guests run (default: KVM if a guest proves that it boots, else software emulation)",
+    )
+
+
+def _scenarios(arguments: argparse.Namespace) -> int:
+    for scenario in _selected(arguments):
+        print(scenario.id)
+    return ExitCode.OK
+
+
+def _selected(arguments: argparse.Namespace) -> list[Scenario]:
+    families = arguments.ip_family or (IP_FAMILIES if arguments.selection else IP_FAMILIES[:1])
+    known = scenarios(arguments.network, arguments.path, arguments.initiator, families)
+    return select(arguments.selection, known) if arguments.selection else known
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from stuntime.aggregate import load
+
+    scenario = Scenario.parse(arguments.scenario)
+    root, code = _measured(arguments, lambda: _new_output(arguments, [scenario]))
+    errors = [result.error for result in load([root]).results if result.error]
+    return errors[0].exit_code if code == ExitCode.INVALID and errors else code
+
+
+def _suite(arguments: argparse.Namespace) -> int:
+    from stuntime.store import OutputDirectory
+
+    if arguments.resume:
+        return _measured(arguments, lambda: OutputDirectory.resume(arguments.resume))[1]
+    planned = measuring_order(_selected(arguments))
+    return _measured(arguments, lambda: _new_output(arguments, planned))[1]
+
+
+def _measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirectory]") -> tuple[Path, int]:
+    """Measure in the sandbox what an output directory plans; return the directory's path and the exit code."""
+    from stuntime.sandbox import image, lock, namespaces, preflight
+
+    preflight.check(capture=arguments.capture)
+    with lock.only_sandbox():
+        built = image.guest_image()
+        output = opened()
+        code = namespaces.run_inside(lambda: guarded(lambda: _inside(arguments, built, output)))
+    if code != ExitCode.OK:
+        return output.root, code
+    return output.root, _judge([output.root], output.root)
+
+
+def _inside(arguments: argparse.Namespace, built: "GuestImage", output: "OutputDirectory") -> int:
+    """Run a plan inside the sandbox's namespaces."""
+    from stuntime.measure import Options
+    from stuntime.sandbox.testbed import SandboxTestbed
+    from stuntime.suite import run_plan
+    from stuntime.terminal import progress
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    plan = output.plan
+    options = Options(
+        interval_s=plan.interval_s,
+        recovery_probes=plan.recovery_probes,
+        recovery_timeout_s=plan.recovery_timeout_s,
+        migrate=plan.migrate,
+        capture=plan.capture,
+    )
+    testbed = SandboxTestbed(built, accelerator=arguments.accelerator, keep=arguments.keep)
+    with progress(len(output.missing())) as report:
+        run_plan(testbed, output, options, report)
+    return ExitCode.OK
+
+
+def _new_output(arguments: argparse.Namespace, planned: Sequence[Scenario]) -> "OutputDirectory":
+    from stuntime.store import OutputDirectory, Plan
+
+    now = datetime.now(UTC)
+    run = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    plan = Plan(
+        run=run,
+        tool_version=__version__,
+        testbed=arguments.testbed,
+        started=now.isoformat(timespec="seconds"),
+        scenarios=tuple(scenario.id for scenario in planned),
+        repeat=arguments.repeat,
+        interval_s=arguments.interval,
+        recovery_probes=arguments.recovery_probes,
+        recovery_timeout_s=arguments.recovery_timeout,
+        migrate=arguments.migrate,
+        capture=arguments.capture,
+    )
+    return OutputDirectory.create(arguments.output or Path(f"results-{run}"), plan)
+
+
+def _aggregate(arguments: argparse.Namespace) -> int:
+    return _judge(arguments.results, arguments.output)
+
+
+def _judge(results: Sequence[Path], output: Path) -> int:
+    """Write JUnit, print the table, and return the exit code that the verdicts ask for."""
+    from stuntime.aggregate import load, verdicts
+    from stuntime.junit import junit_xml
+    from stuntime.store import write_evidence
+    from stuntime.terminal import table
+    from stuntime.threshold import exit_code
+
+    loaded = load(results)
+    judged = verdicts(loaded)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror}", "name another directory") from error
+    write_evidence(output / JUNIT, junit_xml(judged, results[0] if results[0].is_dir() else None))
+    table(judged)
+    for unreadable in loaded.unreadable:
+        print(f"stuntime: {unreadable}", file=sys.stderr)
+    print(f"{output / JUNIT}")
+    code = exit_code([verdict.verdict for verdict in judged])
+    return ExitCode.INVALID if loaded.unreadable and code == ExitCode.OK else code
+
+
+def _analyze(arguments: argparse.Namespace) -> int:
+    from stuntime.arrivals import parse_observer_log
+    from stuntime.capture import read_capture
+    from stuntime.outage import Window, analyze
+    from stuntime.ping import parse_ping_log
+    from stuntime.result import to_json
+    from stuntime.terminal import measurement_in_words
+
+    if arguments.observer_log and arguments.capture:
+        raise UsageError("--observer-log and --capture both say when packets arrived", "give one of them")
+    with _opened(arguments.ping_log) as lines:
+        log = parse_ping_log(lines)
+    arrivals = None
+    if arguments.observer_log:
+        with _opened(arguments.observer_log) as lines:
+            arrivals = parse_observer_log(lines)
+    elif arguments.capture:
+        with _opened(arguments.capture):
+            arrivals = read_capture(arguments.capture, initiator=arguments.initiator, peer=log.peer)
+    measured = analyze(
+        log,
+        initiator=arguments.initiator,
+        arrivals=arrivals,
+        window=Window(arguments.migration_requested, arguments.migration_start, arguments.migration_end),
+        interval_s=arguments.interval,
+        recovery_probes=arguments.recovery_probes,
+    )
+    print(
+        to_json(measured).decode() if arguments.json else measurement_in_words(measured),
+        end="" if arguments.json else "\n",
+    )
+    return ExitCode.OK if measured.valid else ExitCode.INVALID
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open(encoding="utf-8", errors="replace", newline="\n")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "name a file that exists") from error
+
+
+def _words(known: Sequence[str]) -> Callable[[str], list[str]]:
+    def words(text: str) -> list[str]:
+        found = [word.strip() for word in text.split(",") if word.strip()]
+        if not found or not set(found) <= set(known):
+            raise argparse.ArgumentTypeError(f"{text!r} is no comma list of {', '.join(known)}")
+        return [word for word in known if word in found]
+
+    return words
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
