@@ -119,6 +119,7 @@ class ConsoleShell:
             for block in range(-(-size // _READ_CHUNK))
         )
         self.run(f"rm -f {packed}")
+        self.run(f"rm -f {packed}")
         try:
             content = gzip.decompress(b"".join(base64.b64decode(line) for line in text.split()))
         except (ValueError, EOFError, OSError) as torn:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 _STAMP = r"(?:\[(\d+\.\d+)\] )?"
 _REPLY = re.compile(
-    _STAMP + r"\d+ bytes from ([^ ]+)(?: \(([^)]+)\))?: icmp_seq=(\d+) \w+=\d+(?: time=(\d+(?:\.\d+)?) ms)?((?: .*)?)\n"
+    _STAMP
+    + r"\d+ bytes from ([^ ]+)(?: \(([^)]+)\))?: icmp_seq=(\d+) \w+=\d+(?: time=(\d+(?:\.\d+)?) ms)?((?: [^\r\n]*)?)\n"
 )
 _NO_ANSWER = re.compile(_STAMP + r"no answer yet for icmp_seq=(\d+)")
 _ERROR = re.compile(_STAMP + r"From .+? icmp_seq=(\d+) \S.*")
@@ -54,8 +55,8 @@ class PingLog:
 
     `replies` are the good ones, the first with that sequence number from the peer, in the log's order, with the `-D`
     stamps as times; `untimed` counts those without a stamp. `no_answer` holds the stamp of the first `no answer yet` of
-    each probe that had one. `first` to `last` are the probes sent (none where `last < first`). `ended` is the last moment
-    the log knows of. `steps_back_s` holds the size of each step back that the stamps show. `other_ping` counts lines of
+    each probe that had one. `first` to `last` are the probes sent (none where `last < first`). `ended` is the last
+    moment the log knows of. `steps_back_s` holds the size of each step back that the stamps show. `other_ping` counts lines of
     BusyBox' or BSD's ping, whose form says neither when nor which probes were lost.
     """
 
@@ -103,7 +104,8 @@ class _Reader:
         self.replies: defaultdict[str, dict[int, Reply]] = defaultdict(dict)
         self.no_answer: dict[int, float | None] = {}
         self.peer: str | None = None
-        self.highest = self.lowest = 0
+        self.highest: int | None = None
+        self.lowest: int | None = None
         self.first_stamp: float | None = None
         self.ended: float | None = None
         self.shift_s = 0.0
@@ -156,20 +158,23 @@ class _Reader:
 
     def _header(self, peer: str) -> None:
         if self.peer in (None, peer):
-            self.headers += 1
+            # One that comes after probes begins a second ping, also where the first one's is gone.
+            self.headers += 1 if self.headers or self.highest is None else 2
             self.peer = peer
 
     def _seen(self, seq: int) -> int:
         """Return the unwrapped sequence number of a probe that was sent."""
+        if self.highest is None or self.lowest is None:
+            full = self.highest = self.lowest = seq or SEQUENCE_NUMBERS
+            return full
         ahead = (seq - self.highest) % SEQUENCE_NUMBERS
-        if self.lowest and 0 < ahead < SEQUENCE_NUMBERS // 2:
+        if 0 < ahead < SEQUENCE_NUMBERS // 2:
             self.highest += ahead
             return self.highest
-        full = unwrapped(seq, self.highest) if self.lowest else seq
-        if full < 1 and (self.headers or not self.lowest):  # ping begins with 1
+        full = unwrapped(seq, self.highest)
+        if full < 1 and self.headers:  # ping begins with 1
             full += SEQUENCE_NUMBERS
-        self.highest = max(full, self.highest)
-        self.lowest = min(full, self.lowest or full)
+        self.highest, self.lowest = max(full, self.highest), min(full, self.lowest)
         return full
 
     def _time(self, stamp: str) -> float:
@@ -188,15 +193,18 @@ class _Reader:
     def finish(self) -> PingLog:
         peer = self.peer or max(self.replies, key=lambda address: len(self.replies[address]), default=None)
         replies = self.replies.pop(peer, {}) if peer else {}
-        last = max(self.highest, self.transmitted if self.headers else 0)
+        known = 1 if self.lowest is None else self.lowest
+        first = min(1, known) if self.headers else known
+        seen = first - 1 if self.highest is None else self.highest
+        last = max(seen, self.transmitted if self.headers else seen)
         ended = self.ended
-        if ended is not None and self.first_stamp is not None and last > self.highest:
+        if ended is not None and self.first_stamp is not None and last > seen:
             ended = max(ended, self.first_stamp + self.took_s)
         return PingLog(
             peer=peer,
             replies=tuple(replies.values()),
             no_answer=self.no_answer,
-            first=1 if self.headers else self.lowest or 1,
+            first=first,
             last=last,
             ended=ended,
             headers=self.headers,

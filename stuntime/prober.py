@@ -129,7 +129,7 @@ class Prober:
             stem = self._stem(name)
             shell.run(
                 f"if [ -s {stem}.pid ]; then kill -INT $(cat {stem}.pid) 2>/dev/null;"
-                f" for _ in $(seq 200); do {_alive(stem)} || break; sleep 0.05; done; fi"
+                f" for _ in $(seq 200); do {_alive(stem)} || break; sleep 0.05; done; rm -f {stem}.pid; fi"
             )
 
     def ping_log(self) -> bytes:
@@ -152,7 +152,7 @@ class Prober:
         ).split()
         if "gone" in lines:
             raise self._died()
-        return [int(seq) for seq in lines]
+        return [int(seq) for seq in lines if seq.isdecimal()]
 
     def _stem(self, name: str) -> str:
         return f"{self.folder}/{name}"
