@@ -293,7 +293,8 @@ def _judge(results: Sequence[Path], output: Path) -> int:
 def _analyze(arguments: argparse.Namespace) -> int:
     from stuntime.arrivals import parse_observer_log
     from stuntime.capture import read_capture
-    from stuntime.outage import Window, analyze
+    from stuntime.gaps import Window
+    from stuntime.outage import analyze
     from stuntime.ping import parse_ping_log
     from stuntime.result import to_json
     from stuntime.terminal import measurement_in_words

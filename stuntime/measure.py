@@ -4,10 +4,9 @@ The order is the rule: place, check, quiet window, observer and ping, warm-up, m
 analyse. A result comes whatever happened, and what was put into the guests is taken away.
 """
 
-import io
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep
@@ -17,29 +16,18 @@ import msgspec
 import structlog
 
 from stuntime import __version__
-from stuntime.arrivals import parse_observer_log
-from stuntime.capture import read_capture
 from stuntime.errors import InvalidError, MigrationError, StuntimeError, TestbedError, UnfitError
-from stuntime.outage import Measurement, Window, analyze, default_recovery_probes, packets_only_s
-from stuntime.ping import PingLog, parse_ping_log
+from stuntime.gaps import default_recovery_probes
 from stuntime.prober import Prober, sample_clock
-from stuntime.result import (
-    CaptureCheck,
-    ClockSample,
-    ClockSamples,
-    Environment,
-    ErrorRecord,
-    MigrationRecord,
-    Result,
-)
+from stuntime.raw import CAPTURE, OBSERVER_LOG, PING_LOG, Raw, migration_record, read
+from stuntime.result import ClockSample, ClockSamples, Environment, ErrorRecord, Result
 from stuntime.scenario import Scenario
 from stuntime.store import write_evidence
-from stuntime.testbed import Migration, Pair, Route, Testbed
+from stuntime.testbed import Pair, Route, Testbed
 
 log = structlog.get_logger()
 
 WARM_UP_PROBES = 20
-PING_LOG, OBSERVER_LOG, CAPTURE = "ping.log", "observer.log", "capture.pcap"
 _ROLES = ("static", "migrated")
 _WARM_UP_S = 30.0
 _PLACING_S = 120.0
@@ -58,21 +46,6 @@ class Options:
     capture: bool = False
 
 
-@dataclass
-class _Raw:
-    """What is known so far; filled on the way, so that nothing measured is lost when something later fails."""
-
-    migration: Migration | None = None
-    end_seen: float | None = None
-    observed: bool = False
-    ping_log: bytes | None = None
-    observer_log: bytes | None = None
-    clocks_before: dict[str, ClockSample] = field(default_factory=dict)
-    clocks_after: dict[str, ClockSample] = field(default_factory=dict)
-    environment: Environment | None = None
-    error: StuntimeError | None = None
-
-
 class _NeverRecovered(StuntimeError):  # noqa: N818 - a verdict, not an error
     """Inside `measure` only: a verdict of its own, but VMs that nobody should use again."""
 
@@ -85,7 +58,7 @@ def measure(
     Only what is no StuntimeError (an interrupt, a defect) gets through.
     """
     started, begun = datetime.now(UTC), testbed.now()
-    raw = _Raw()
+    raw = Raw()
     try:
         with testbed.pair(scenario) as pair, _diagnosed(testbed, pair, evidence):
             _take(testbed, scenario, pair, options, raw, evidence)
@@ -93,13 +66,13 @@ def measure(
         pass
     except StuntimeError as error:
         raw.error = error
-    measurement, capture = _read(scenario, options, raw, evidence)
+    measurement, capture = read(raw, scenario.initiator, options.recovery_probes, evidence)
     return msgspec.structs.replace(
         _blank(scenario, options, run, repetition),
         started=started.isoformat(timespec="seconds"),
         duration_s=testbed.now() - begun,
         measurement=measurement,
-        migration=_migration_record(raw),
+        migration=migration_record(raw),
         capture=capture,
         clocks={role: ClockSamples(raw.clocks_before.get(role), raw.clocks_after.get(role)) for role in _ROLES},
         environment=raw.environment,
@@ -126,7 +99,7 @@ def _blank(scenario: Scenario, options: Options, run: str, repetition: int) -> R
     )
 
 
-def _take(testbed: Testbed, scenario: Scenario, pair: Pair, options: Options, raw: _Raw, evidence: Path) -> None:
+def _take(testbed: Testbed, scenario: Scenario, pair: Pair, options: Options, raw: Raw, evidence: Path) -> None:
     """Go through the measurement, and keep in `raw` and in the evidence what it yields."""
     route = testbed.route(scenario)
     _place(testbed, pair, route)
@@ -195,7 +168,7 @@ def _environment(testbed: Testbed, scenario: Scenario, pair: Pair, initiator: di
     return msgspec.convert({**facts, "guests": {scenario.initiator: initiator}}, Environment)
 
 
-def _migrate(testbed: Testbed, pair: Pair, route: Route, options: Options, raw: _Raw) -> None:
+def _migrate(testbed: Testbed, pair: Pair, route: Route, options: Options, raw: Raw) -> None:
     """Migrate; a migration that fails is kept as the measurement's error: the logs still tell what it did."""
     if not options.migrate:
         sleep(_CONTROL_S)
@@ -221,7 +194,7 @@ def _recovered(prober: Prober, options: Options) -> bool:
     return prober.wait_for_answers(probes, after=prober.last_seq(), timeout_s=options.recovery_timeout_s)
 
 
-def _collect(prober: Prober, raw: _Raw, evidence: Path) -> None:
+def _collect(prober: Prober, raw: Raw, evidence: Path) -> None:
     """Bring the logs out of the guests and into the evidence."""
     prober.stop()
     raw.ping_log = prober.ping_log()
@@ -230,82 +203,6 @@ def _collect(prober: Prober, raw: _Raw, evidence: Path) -> None:
         raw.observer_log = prober.observer_log()
         write_evidence(evidence / OBSERVER_LOG, raw.observer_log)
     prober.clear()
-
-
-def _read(
-    scenario: Scenario, options: Options, raw: _Raw, evidence: Path
-) -> tuple[Measurement | None, CaptureCheck | None]:
-    """Return what the logs, and the capture beside them, say; a log that says nothing becomes the error."""
-    if raw.ping_log is None:
-        return None, None
-    log_ = parse_ping_log(io.StringIO(raw.ping_log.decode(errors="replace"), newline="\n"))
-    before, after = raw.clocks_before.get("static"), raw.clocks_after.get("static")
-    ahead_s = before.ahead_s if before else 0.0
-    try:
-        arrivals = None
-        if raw.observer_log is not None:
-            arrivals = parse_observer_log(raw.observer_log.decode(errors="replace").splitlines(keepends=True))
-        measurement = analyze(
-            log_,
-            initiator=scenario.initiator,
-            arrivals=arrivals,
-            window=_window(raw, ahead_s),
-            recovery_probes=options.recovery_probes,
-            end_seen=None if raw.end_seen is None else raw.end_seen + ahead_s,
-            clock_error_s=before.error_s if before else 0.0,
-            clock_drift_s=after.ahead_s - before.ahead_s if before and after else 0.0,
-        )
-        return measurement, _checked(scenario, raw, log_, measurement, evidence / CAPTURE)
-    except InvalidError as error:
-        raw.error = raw.error or error
-        return None, None
-
-
-def _checked(scenario: Scenario, raw: _Raw, log_: PingLog, measurement: Measurement, file: Path) -> CaptureCheck | None:
-    """Return what the capture says by the same rule; its times are the testbed's."""
-    if not file.exists():
-        return None
-    packets = read_capture(file, initiator=scenario.initiator, peer=log_.peer)
-    window = _window(raw, 0.0)
-    judged = analyze(
-        log_,
-        initiator=scenario.initiator,
-        arrivals=packets,
-        window=window,
-        end_seen=raw.end_seen,
-        interval_s=measurement.spacing_s,
-    )
-    only_s = packets_only_s(
-        packets, initiator=scenario.initiator, near=log_.first, spacing_s=measurement.spacing_s, window=window
-    )
-    return CaptureCheck(judged.stuntime_s, only_s)
-
-
-def _window(raw: _Raw, ahead_s: float) -> Window:
-    moved = raw.migration
-    if moved is None:
-        return Window()
-    return Window(*(None if t is None else t + ahead_s for t in (moved.requested, moved.started, moved.ended)))
-
-
-def _migration_record(raw: _Raw) -> MigrationRecord | None:
-    moved, before = raw.migration, raw.clocks_before.get("static")
-    if moved is None or before is None or raw.end_seen is None:
-        return None
-    window = _window(raw, before.ahead_s)
-    return MigrationRecord(
-        requested=moved.requested + before.ahead_s,
-        started=window.started,
-        ended=window.ended,
-        end_seen=raw.end_seen + before.ahead_s,
-        source=moved.source,
-        target=moved.target,
-        uid=moved.uid,
-        mode=moved.mode,
-        ordinal=moved.ordinal,
-        phases={name: time + before.ahead_s for name, time in moved.phases.items()},
-        configuration=dict(moved.configuration),
-    )
 
 
 def _clocks(testbed: Testbed, pair: Pair) -> dict[str, ClockSample]:

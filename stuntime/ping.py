@@ -56,8 +56,8 @@ class PingLog:
     `replies` are the good ones, the first with that sequence number from the peer, in the log's order, with the `-D`
     stamps as times; `untimed` counts those without a stamp. `no_answer` holds the stamp of the first `no answer yet` of
     each probe that had one. `first` to `last` are the probes sent (none where `last < first`). `ended` is the last
-    moment the log knows of. `steps_back_s` holds the size of each step back that the stamps show. `other_ping` counts lines of
-    BusyBox' or BSD's ping, whose form says neither when nor which probes were lost.
+    moment the log knows of. `steps_back_s` holds the size of each step back that the stamps show. `other_ping` counts
+    lines of BusyBox' or BSD's ping, whose form says neither when nor which probes were lost.
     """
 
     peer: str | None

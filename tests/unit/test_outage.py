@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from stuntime.arrivals import Arrival, Arrivals
 from stuntime.errors import InvalidError
-from stuntime.outage import INVALID, WARNINGS, Measurement, Window, analyze, packets_only_s
+from stuntime.gaps import Window
+from stuntime.outage import INVALID, WARNINGS, Measurement, analyze, packets_only_s
 from stuntime.ping import parse_ping_log
 from tests.unit.pinglog import START, Probe, log_lines, probes
 
@@ -236,6 +237,19 @@ def test_stamps_and_observer_that_disagree_are_told() -> None:
     measured = analyze(parse_ping_log(log_lines(sent)), arrivals=arrivals_of(shifted, "reply"))
     assert measured.reasons == ("clocks-disagree",)
     assert not measured.valid
+
+
+@pytest.mark.parametrize("shift_s", [-0.004, 0.004])
+def test_milliseconds_between_two_clocks_do_not_flip_a_silent_gap(shift_s: float) -> None:
+    """A gap at the limit of two spacings is judged alike by the observer, by ping's stamps and by a capture."""
+    held = [Probe(i * 0.1 + (0.1 if i > 30 else 0.0), 0.101 if i == 30 else 0.001) for i in range(60)]
+    shifted = [Probe(p.sent + (shift_s if i >= 30 else 0.0), p.rtt_s) for i, p in enumerate(held)]
+    log = parse_ping_log(log_lines(held))
+    measured = analyze(log, arrivals=arrivals_of(shifted, "reply"))
+    checked = analyze(log, arrivals=arrivals_of(held, "reply"), like=measured)
+    assert "clocks-disagree" not in measured.reasons
+    assert checked.stuntime_s == pytest.approx(measured.stuntime_s, abs=0.01)
+    assert checked.initiator_view_s == pytest.approx(measured.stuntime_s, abs=0.01)
 
 
 def test_several_pings_in_one_log_are_told() -> None:
