@@ -1,6 +1,7 @@
 """The command line. Only the outermost layer prints, reads argv and exits; heavy imports happen where they are used."""
 
 import argparse
+import gc
 import secrets
 import signal
 import sys
@@ -299,6 +300,7 @@ def _analyze(arguments: argparse.Namespace) -> int:
     from stuntime.result import to_json
     from stuntime.terminal import measurement_in_words
 
+    gc.disable()  # an hour at 10 ms is a million small objects and no cycle: looking for one takes a fifth of the time
     if arguments.observer_log and arguments.capture:
         raise UsageError("--observer-log and --capture both say when packets arrived", "give one of them")
     with _opened(arguments.ping_log) as lines:
