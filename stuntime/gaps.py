@@ -202,7 +202,7 @@ def _ended_outage(group: Sequence[_Place], timeline: Timeline, window: Window) -
         end=end,
         duration_s=end - start,
         probes_lost=sum(gap.probes_lost for gap in gaps),
-        phase=_phase(largest.start, window),
+        phase=_phase(largest.start, window, timeline.spacing_s),
     )
 
 
@@ -241,7 +241,7 @@ def _endless_outage(
         end=None,
         duration_s=None,
         probes_lost=sum(gap.probes_lost for gap in gaps) + len(timeline.lost) - unanswered,
-        phase=_phase(largest[1], window),
+        phase=_phase(largest[1], window, timeline.spacing_s),
     )
     return outage, max(0.0, known_end - first.time - timeline.spacing_s)
 
@@ -257,9 +257,13 @@ def _longest(
     return duration_s, Bounds(lower_s, duration_s)
 
 
-def _phase(begin: float, window: Window) -> str | None:
-    """Return the phase of the migration in which something began; None when its reported times are not known."""
-    if window.started is not None and begin < window.started:
+def _phase(begin: float, window: Window, spacing_s: float) -> str | None:
+    """Return the phase of the migration in which something began; None when its reported times are not known.
+
+    `begin` is the last good reply before it: what cut the VM off came up to a spacing later, so that in the spacing
+    before the reported start nothing can be said to be preparation.
+    """
+    if window.started is not None and begin + spacing_s <= window.started:
         return "preparation"
     if window.ended is not None and begin > window.ended:
         return "after"

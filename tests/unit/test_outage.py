@@ -206,12 +206,14 @@ def test_an_outage_that_begins_with_the_request_belongs_to_it() -> None:
     [
         (Window(), None),
         (Window(START, START + 7.0, START + 9.0), "preparation"),
+        (Window(START, START + 6.05, START + 9.0), "preparation"),
+        (Window(START, START + 5.95, START + 9.0), "switch-over"),
         (Window(START, START + 5.0, START + 9.0), "switch-over"),
         (Window(START, START + 3.0, START + 5.0), "after"),
     ],
 )
 def test_each_outage_says_its_phase(window: Window, phase: str | None) -> None:
-    """The phase is that in which the outage's largest gap begins."""
+    """The phase is that in which the outage's largest gap begins, and that is up to a spacing after its last good reply."""
     assert judged(probes(120, lost=(61, 62)), window=window).outages[0].phase == phase
 
 
