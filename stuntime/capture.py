@@ -1,14 +1,14 @@
 """A packet capture at the static VM's port, reduced to the arrivals of a ping. Reads pcap and pcapng (dpkt)."""
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from socket import AF_INET, AF_INET6, inet_ntop
+from typing import Any, NamedTuple
 
 from stuntime.arrivals import Arrival, Arrivals
 from stuntime.errors import InvalidError
 
-_ECHO = {("icmp", 8): "request", ("icmp", 0): "reply", ("icmp6", 128): "request", ("icmp6", 129): "reply"}
+_KINDS = {("icmp", 8): "request", ("icmp", 0): "reply", ("icmp6", 128): "request", ("icmp6", 129): "reply"}
 _ECHO_HEADER = struct.Struct("!BBHHH")
 
 
@@ -16,37 +16,56 @@ def read_capture(path: Path, *, initiator: str, peer: str | None) -> Arrivals:
     """Return the requests or replies in a capture that arrived at the static VM; raise InvalidError if it is none.
 
     `peer` is whom ping pings. With a static initiator what arrives are replies of the peer, with a migrated one
-    requests to it.
+    requests to it. A capture that was cut gives what is whole in it: what it lacks the analysis misses.
     """
     import dpkt
 
+    frames = {dpkt.pcap.DLT_EN10MB: dpkt.ethernet.Ethernet, dpkt.pcap.DLT_LINUX_SLL: dpkt.sll.SLL}
     try:
         with path.open("rb") as file:
-            packets = tuple(_arrivals(dpkt.pcap.UniversalReader(file), initiator, peer))
+            reader = dpkt.pcap.UniversalReader(file)
+            frame = frames.get(reader.datalink())
+            if frame is None:
+                raise ValueError(f"its link type {reader.datalink()} is neither Ethernet nor Linux cooked")
+            echoes = (_echo(float(time), frame, data) for time, data in reader)
+            packets = [echo for echo in echoes if echo is not None]
     except (ValueError, dpkt.dpkt.Error) as error:
         raise InvalidError(
             f"{path} is no capture: {error}",
             "record it with `tcpdump -w FILE 'icmp or icmp6'` at the static VM's port",
             reason="capture-unknown",
         ) from error
-    return Arrivals(tuple(sorted(packets, key=lambda packet: packet.time)))
+    kind = "reply" if initiator == "static" else "request"
+    arrived = [
+        echo.arrival
+        for echo in packets
+        if echo.arrival.kind == kind and peer in (None, echo.source if kind == "reply" else echo.destination)
+    ]
+    return Arrivals(tuple(sorted(arrived, key=lambda packet: packet.time)))
 
 
-def _arrivals(reader: Iterator[tuple[float, bytes]], initiator: str, peer: str | None) -> Iterator[Arrival]:
+class _Echo(NamedTuple):
+    source: str
+    destination: str
+    arrival: Arrival
+
+
+def _echo(time: float, frame: Any, data: bytes) -> _Echo | None:
+    """Return the echo request or reply in a frame; None when it holds none, or no whole one."""
     import dpkt
 
-    for time, frame in reader:
-        ip = dpkt.ethernet.Ethernet(frame).data
-        if isinstance(ip, dpkt.ip.IP):
-            protocol, family, payload = "icmp", AF_INET, bytes(ip.data)
-        elif isinstance(ip, dpkt.ip6.IP6):
-            protocol, family, payload = "icmp6", AF_INET6, bytes(ip.data)
-        else:
-            continue
-        if len(payload) < _ECHO_HEADER.size:
-            continue
-        number, _, _, ident, seq = _ECHO_HEADER.unpack_from(payload)
-        kind = _ECHO.get((protocol, number))
-        address = inet_ntop(family, ip.src if initiator == "static" else ip.dst)
-        if kind == ("reply" if initiator == "static" else "request") and peer in (None, address):
-            yield Arrival(kind, float(time), seq, ident)
+    try:
+        ip = frame(data).data
+    except dpkt.dpkt.Error:
+        return None
+    if not isinstance(ip, dpkt.ip.IP | dpkt.ip6.IP6):
+        return None
+    family, protocol = (AF_INET, "icmp") if isinstance(ip, dpkt.ip.IP) else (AF_INET6, "icmp6")
+    payload = bytes(ip.data)
+    if len(payload) < _ECHO_HEADER.size:
+        return None
+    number, _, _, ident, seq = _ECHO_HEADER.unpack_from(payload)
+    kind = _KINDS.get((protocol, number))
+    if kind is None:
+        return None
+    return _Echo(inet_ntop(family, ip.src), inet_ntop(family, ip.dst), Arrival(kind, time, seq, ident))

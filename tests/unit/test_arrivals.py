@@ -57,7 +57,7 @@ def echo(kind: int, seq: int, source: str, destination: str, *, vlan: bool = Fal
 
 
 def test_a_capture_gives_what_arrives_at_the_static_vm(tmp_path: Path) -> None:
-    """Replies of the peer with a static initiator, requests to the static VM with a migrated one; VLANs do not matter."""
+    """Replies of the peer with a static initiator, requests to the static VM with a migrated one, also in a VLAN."""
     file = tmp_path / "c.pcap"
     file.write_bytes(
         pcap(
@@ -73,12 +73,29 @@ def test_a_capture_gives_what_arrives_at_the_static_vm(tmp_path: Path) -> None:
     assert [(p.kind, round(p.time, 6)) for p in requests.packets] == [("request", 1.2)]
 
 
-@pytest.mark.parametrize("content", [b"", b"no capture at all, but long enough to be one", pcap((1.0, b"short"))[:-2]])
-def test_a_file_that_is_no_capture_is_refused_or_empty(tmp_path: Path, content: bytes) -> None:
-    """A torn or foreign file never ends in a traceback."""
+@pytest.mark.parametrize(
+    "content", [b"", b"no capture at all, but long enough to be one", pcap()[:-4] + bytes([9] * 4)]
+)
+def test_a_file_that_is_no_capture_is_refused(tmp_path: Path, content: bytes) -> None:
+    """A foreign file, or a link type that is not known, is refused with a way out."""
     file = tmp_path / "c.pcap"
     file.write_bytes(content)
-    try:
-        assert read_capture(file, initiator="static", peer=None).packets == ()
-    except InvalidError as refused:
-        assert refused.reason == "capture-unknown"
+    with pytest.raises(InvalidError) as refused:
+        read_capture(file, initiator="static", peer=None)
+    assert refused.value.reason == "capture-unknown"
+
+
+def test_a_capture_that_was_cut_gives_what_is_whole_in_it(tmp_path: Path) -> None:
+    """A last packet that was cut is not there, those before it are."""
+    file = tmp_path / "c.pcap"
+    packet = echo(0, 1, "10.0.0.2", "10.0.0.1")
+    file.write_bytes(pcap((1.0, packet), (2.0, packet))[:-30])
+    assert [p.time for p in read_capture(file, initiator="static", peer="10.0.0.2").packets] == [1.0]
+
+
+@pytest.mark.parametrize("frame", [b"", b"short", bytes(40), echo(0, 1, "10.0.0.2", "10.0.0.1")[:38]])
+def test_other_packets_are_passed_over(tmp_path: Path, frame: bytes) -> None:
+    """What is no whole echo packet does not count, and stops nothing."""
+    file = tmp_path / "c.pcap"
+    file.write_bytes(pcap((1.0, frame), (1.5, echo(0, 2, "10.0.0.2", "10.0.0.1"))))
+    assert [p.seq for p in read_capture(file, initiator="static", peer="10.0.0.2").packets] == [2]

@@ -11,8 +11,8 @@ from stuntime.guest import GuestCommandError
 from stuntime.measure import Options, measure
 from stuntime.result import Result
 from stuntime.scenario import Scenario
-from stuntime.suite import run_plan
 from stuntime.store import OutputDirectory
+from stuntime.suite import run_plan
 from stuntime.testbed import Migration, Pair, Route, VirtualMachine
 from stuntime.threshold import Verdict, judge
 from tests.unit.pinglog import PEER, START, log_lines, probes
@@ -117,7 +117,7 @@ class LabShell:
             self.lab.done.append("stop")
         if "sed -n" in command:
             self.lab._do("look")
-            count = int(command.split("tail -n ")[1].split()[0])
+            count = int(command.split("tail -n ")[1].split(maxsplit=1)[0])
             return "\n".join(str(seq) for seq in range(6, 6 + count))
         if "tail -n 2" in command:
             return "[1.0] 64 bytes from x: icmp_seq=5 ttl=64 time=1 ms"
@@ -131,12 +131,12 @@ class LabShell:
         return self.lab.ping_log if path.endswith("ping.out") else "".join(observer_lines()).encode()
 
 
-def taken(lab: Lab, tmp_path: Path, options: Options = Options(), scenario: Scenario = SCENARIO) -> Result:
-    return measure(lab, scenario, options, run="a-run", repetition=1, evidence=tmp_path)
+def taken(lab: Lab, tmp_path: Path, **options) -> Result:
+    return measure(lab, SCENARIO, Options(**options), run="a-run", repetition=1, evidence=tmp_path)
 
 
 def test_the_order_is_the_rule(tmp_path: Path) -> None:
-    """Check, sample, quiet window, ping, migrate, recover, collect: in this order, and the result says what came of it."""
+    """Check, sample, quiet window, ping, migrate, recover, collect: in this order, and a result comes of it."""
     lab = Lab()
     result = taken(lab, tmp_path)
     steps = ["boot", "check ping", "sample clock", "quiet", "start ping", "migrate", "stop", "noise", "read ping.out"]
@@ -164,7 +164,7 @@ def test_a_vm_elsewhere_is_brought_to_its_start(tmp_path: Path) -> None:
 def test_a_failure_anywhere_becomes_a_result(tmp_path: Path, step: str) -> None:
     """Whatever fails, a result with the error comes, the verdict is `error`, and the VMs are released."""
     lab = Lab(step)
-    result = taken(lab, tmp_path, Options(capture=True))
+    result = taken(lab, tmp_path, capture=True)
     assert (result.error.reason, result.error.exit_code) == ("testbed-failed", ExitCode.TESTBED)
     assert judge(result).verdict is Verdict.ERROR
     if step != "boot":
@@ -234,6 +234,6 @@ def test_a_network_that_fails_stops_only_its_own_scenarios(tmp_path: Path) -> No
 def test_window_of_a_control_run_is_the_whole_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a migration every outage counts."""
     monkeypatch.setattr("stuntime.measure._CONTROL_S", 0.0)
-    result = taken(Lab(), tmp_path, Options(migrate=False))
+    result = taken(Lab(), tmp_path, migrate=False)
     assert result.migration is None
     assert result.measurement.stuntime_s == pytest.approx(0.3, abs=1e-3)

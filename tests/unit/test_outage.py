@@ -213,7 +213,7 @@ def test_an_outage_that_begins_with_the_request_belongs_to_it() -> None:
     ],
 )
 def test_each_outage_says_its_phase(window: Window, phase: str | None) -> None:
-    """The phase is that in which the outage's largest gap begins, and that is up to a spacing after its last good reply."""
+    """The phase is that in which the outage's largest gap begins, up to a spacing after its last good reply."""
     assert judged(probes(120, lost=(61, 62)), window=window).outages[0].phase == phase
 
 
