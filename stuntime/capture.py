@@ -20,13 +20,10 @@ def read_capture(path: Path, *, initiator: str, peer: str | None) -> Arrivals:
     """
     import dpkt
 
-    frames = {dpkt.pcap.DLT_EN10MB: dpkt.ethernet.Ethernet, dpkt.pcap.DLT_LINUX_SLL: dpkt.sll.SLL}
     try:
         with path.open("rb") as file:
             reader = dpkt.pcap.UniversalReader(file)
-            frame = frames.get(reader.datalink())
-            if frame is None:
-                raise ValueError(f"its link type {reader.datalink()} is neither Ethernet nor Linux cooked")
+            frame = _frame(reader.datalink())
             echoes = (_echo(float(time), frame, data) for time, data in reader)
             packets = [echo for echo in echoes if echo is not None]
     except (ValueError, dpkt.dpkt.Error) as error:
@@ -48,6 +45,16 @@ class _Echo(NamedTuple):
     source: str
     destination: str
     arrival: Arrival
+
+
+def _frame(link_type: int) -> Any:
+    """Return what parses frames of a link type; raise ValueError when it is not known."""
+    import dpkt
+
+    frames = {dpkt.pcap.DLT_EN10MB: dpkt.ethernet.Ethernet, dpkt.pcap.DLT_LINUX_SLL: dpkt.sll.SLL}
+    if link_type not in frames:
+        raise ValueError(f"its link type {link_type} is neither Ethernet nor Linux cooked")
+    return frames[link_type]
 
 
 def _echo(time: float, frame: Any, data: bytes) -> _Echo | None:
