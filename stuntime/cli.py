@@ -23,6 +23,7 @@ JUNIT = "junit.xml"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = _parser().parse_args(argv)
     logs.configure(verbose=arguments.verbose)
     return guarded(lambda: arguments.command(arguments))
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         commands, "run", _run, "measure one scenario", "stuntime run linux-bridge.from-static-node.static.ipv4"
     )
     run.add_argument("scenario", metavar="SCENARIO", help="a scenario id")
+    run.set_defaults(resume=None)
     _add_measuring(run)
 
     suite = _command(
@@ -212,6 +214,7 @@ def _measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirecto
     from stuntime.sandbox import image, lock, namespaces, preflight
 
     preflight.check(capture=arguments.capture)
+    namespaces.require_visible(arguments.output or arguments.resume or Path())
     with lock.only_sandbox():
         built = image.guest_image()
         output = opened()
@@ -228,7 +231,6 @@ def _inside(arguments: argparse.Namespace, built: "GuestImage", output: "OutputD
     from stuntime.suite import run_plan
     from stuntime.terminal import progress
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     plan = output.plan
     options = Options(
         interval_s=plan.interval_s,

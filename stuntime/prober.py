@@ -5,15 +5,18 @@ Every command bears being run twice, since a console may drop under it.
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import pairwise
+from statistics import median
 
 import structlog
 
 from stuntime.errors import InvalidError, StuntimeError, TestbedError, UnfitError
+from stuntime.gaps import SILENT_SPACINGS
 from stuntime.guest import GuestCommandError
-from stuntime.ping import SEQUENCE_NUMBERS
+from stuntime.ping import SEQUENCE_NUMBERS, Reply
 from stuntime.result import ClockSample
 from stuntime.testbed import Shell, Testbed
 from stuntime.waiting import wait_until
@@ -105,12 +108,8 @@ class Prober:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            seqs = self._last_seqs(count)
-            if after is not None:
-                seqs = [seq for seq in seqs if 0 < (seq - after) % SEQUENCE_NUMBERS < SEQUENCE_NUMBERS // 2]
-            breaks = [index for index, (a, b) in enumerate(pairwise(seqs), 1) if (b - a) % SEQUENCE_NUMBERS != 1]
-            missing = count - (len(seqs) - (breaks[-1] if breaks else 0))
-            if not missing:
+            missing = count - in_a_row(self._last_replies(count), after)
+            if missing <= 0:
                 return True
             if time.monotonic() > deadline:
                 return False
@@ -145,14 +144,16 @@ class Prober:
         for shell in (self.initiator, self.static):
             shell.run(f"rm -rf {self.folder}")
 
-    def _last_seqs(self, count: int) -> list[int]:
+    def _last_replies(self, count: int) -> list[Reply]:
         lines = self.initiator.run(
             f"{_alive(self._stem('ping'))} || echo gone; "
-            f"tail -n {count} {self.folder}/ping.out | sed -n 's/.*bytes from.*icmp_seq=\\([0-9]*\\) .*/\\1/p'"
-        ).split()
+            f"tail -n {count} {self._stem('ping.out')} | "
+            "sed -n 's/^\\[\\([0-9.]*\\)].*bytes from.*icmp_seq=\\([0-9]*\\) .*/\\1 \\2/p'"
+        ).splitlines()
         if "gone" in lines:
             raise self._died()
-        return [int(seq) for seq in lines if seq.isdecimal()]
+        found = [re.fullmatch(r"(\d+\.\d+) (\d+)", line.strip()) for line in lines]
+        return [Reply(int(match[2]), float(match[1]), None) for match in found if match]
 
     def _stem(self, name: str) -> str:
         return f"{self.folder}/{name}"
@@ -176,6 +177,26 @@ def sample_clock(testbed: Testbed, shell: Shell) -> ClockSample:
             )
         samples.append(ClockSample(float(found[1]) - (before + after) / 2, (after - before) / 2))
     return min(samples, key=lambda sample: sample.error_s)
+
+
+def in_a_row(replies: Sequence[Reply], after: int | None) -> int:
+    """Return how many of the last replies came in a row: none lost, none silent, all sent after the probe `after`.
+
+    The sequence numbers are those of the wire.
+    """
+    distances = [b.time - a.time for a, b in pairwise(replies)]
+    usual_s = median(distances) if distances else 0.0
+    count = 0
+    for index, reply in enumerate(replies):
+        before = replies[index - 1] if index else None
+        joined = (
+            before is not None
+            and (reply.seq - before.seq) % SEQUENCE_NUMBERS == 1
+            and abs(reply.time - before.time) < SILENT_SPACINGS * usual_s
+        )
+        fresh = after is None or 0 < (reply.seq - after) % SEQUENCE_NUMBERS < SEQUENCE_NUMBERS // 2
+        count = (count + 1 if joined and count else 1) if fresh else 0
+    return count
 
 
 def _make(shell: Shell, folder: str) -> None:

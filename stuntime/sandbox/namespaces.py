@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from stuntime.errors import ExitCode, StuntimeError, UnfitError
+from stuntime.errors import ExitCode, StuntimeError, UnfitError, UsageError
 from stuntime.sandbox.process import run
 
 RUN = Path("/run/stuntime")
@@ -67,6 +67,13 @@ def run_inside(main: Callable[[], int]) -> int:
     if refusal:
         raise UnfitError(**json.loads(refusal))
     return code
+
+
+def require_visible(path: Path) -> None:
+    """Raise UsageError when what is written there inside the sandbox would vanish with it."""
+    whole = path.absolute().resolve()
+    if whole.is_relative_to("/run") and not whole.is_relative_to("/run/user"):
+        raise UsageError(f"{path} lies in /run, which the sandbox has for itself", "name a directory somewhere else")
 
 
 def _unshare_processes() -> None:

@@ -118,7 +118,7 @@ class LabShell:
         if "sed -n" in command:
             self.lab._do("look")
             count = int(command.split("tail -n ")[1].split(maxsplit=1)[0])
-            return "\n".join(str(seq) for seq in range(6, 6 + count))
+            return "\n".join(f"{seq / 10:.1f} {seq}" for seq in range(6, 6 + count))
         if "tail -n 2" in command:
             return "[1.0] 64 bytes from x: icmp_seq=5 ttl=64 time=1 ms"
         return ""
