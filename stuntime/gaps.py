@@ -4,7 +4,7 @@ Times are epoch seconds in the reference clock (the static VM's); durations are 
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +15,8 @@ from stuntime.timeline import Timeline
 
 RECOVERY_PROBES = 10
 SILENT_SPACINGS = 2.0
+#: How near to the limit the milliseconds between two clocks can decide what is silent.
+CLOCK_SPACINGS = 0.2
 
 
 class Window(Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,13 +28,17 @@ class Window(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Gap(Struct, frozen=True, forbid_unknown_fields=True):
-    """The distance of two consecutive good replies with a lost probe in it, or (`silent`) of two spacings or more."""
+    """The distance of two consecutive good replies with a lost probe in it, or (`silent`) of two spacings or more.
+
+    `ended_by` is the unwrapped sequence number of the reply that ends it.
+    """
 
     start: float
     end: float
     duration_s: float
     probes_lost: int
     silent: bool
+    ended_by: int | None = None
 
 
 class Outage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,14 +97,15 @@ def read_timeline(
     window: Window,
     end_seen: float | None,
     clock_steps: Sequence[tuple[float, float]],
-    silent_spacings: float,
+    like: Collection[Gap] | None = None,
 ) -> Reading:
     """Apply the rule to one timeline.
 
-    `needed` good replies in a row are a lasting recovery; with `end_seen` such a one has to be sent after it. A gap is
-    silent from `silent_spacings` on. `clock_steps` are the known steps of the clock that stamped the log.
+    `needed` good replies in a row are a lasting recovery; with `end_seen` such a one has to be sent after it.
+    `clock_steps` are the known steps of the clock that stamped the log. `like` are the gaps of the same probes by
+    another clock: where a distance is so near to the limit that milliseconds decide, it is a gap if it is one there.
     """
-    places = _places(timeline, silent_spacings)
+    places = _places(timeline, None if like is None else {gap.ended_by for gap in like})
     groups = _grouped(places, timeline.answers, needed)
     last_end = groups[-1][-1].index + 1 if groups else 0
     cut_off = bool(timeline.lost) and timeline.lost[-1] > timeline.last_answered
@@ -141,7 +148,7 @@ def read_timeline(
     )
 
 
-def _places(timeline: Timeline, silent_spacings: float) -> list[_Place]:
+def _places(timeline: Timeline, like: Collection[int | None] | None) -> list[_Place]:
     """Return the gaps in the order of time; each lost probe between the first and the last answer is in one of them."""
     lost, spacing_s = timeline.lost, timeline.spacing_s
     places = []
@@ -153,7 +160,10 @@ def _places(timeline: Timeline, silent_spacings: float) -> list[_Place]:
             if seq > highest + 1:
                 lost_to = bisect_right(lost, seq, lo=lost_from)
             highest = seq
-        silent = end - start >= silent_spacings * spacing_s
+        spacings = (end - start) / spacing_s
+        silent = spacings >= SILENT_SPACINGS
+        if like is not None and abs(spacings - SILENT_SPACINGS) < CLOCK_SPACINGS:
+            silent = seq in like
         slow_sender = timeline.initiator == "static" and rtt_s is not None and rtt_s < spacing_s
         if lost_to > lost_from or (silent and not slow_sender):
             places.append(_Place(index, lost_from, lost_to))
@@ -188,9 +198,16 @@ def _is_lasting(answers: Sequence[Reply], first: int, last: int, needed: int, en
 
 
 def _gap(place: _Place, timeline: Timeline) -> Gap:
-    start, end = timeline.answers[place.index].time, timeline.answers[place.index + 1].time
+    before, after = timeline.answers[place.index : place.index + 2]
     lost = place.lost_to - place.lost_from
-    return Gap(start=start, end=end, duration_s=end - start, probes_lost=lost, silent=not lost)
+    return Gap(
+        start=before.time,
+        end=after.time,
+        duration_s=after.time - before.time,
+        probes_lost=lost,
+        silent=not lost,
+        ended_by=after.seq,
+    )
 
 
 def _ended_outage(group: Sequence[_Place], timeline: Timeline, window: Window) -> Outage:

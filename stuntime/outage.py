@@ -15,7 +15,6 @@ from stuntime.timeline import timeline_of
 
 WARM_UP_PROBES = 10
 NOISE_SPACINGS = 1.5
-CLOCK_SPACINGS = 0.2
 
 #: Why a measurement must not be used.
 INVALID = {
@@ -91,15 +90,14 @@ def analyze(
     )
     needed = recovery_probes or default_recovery_probes(timeline.spacing_s)
     clock_steps = arrivals.clock_steps if arrivals else ()
-    silent = SILENT_SPACINGS if like is None else _silent_like(like.stuntime_s)
-    reading = read_timeline(timeline, needed, window, end_seen, clock_steps, silent)
+    reading = read_timeline(timeline, needed, window, end_seen, clock_steps, like.gaps if like else None)
     view_s = reading.stuntime_s
     if arrivals is not None:
         own = timeline_of(log, initiator=initiator, interval_s=timeline.spacing_s)
-        if initiator == "static":
-            view_s = read_timeline(own, needed, window, None, (), _silent_like(reading.stuntime_s)).stuntime_s
-        else:
-            view_s = read_timeline(own, needed, Window(), None, (), SILENT_SPACINGS).stuntime_s
+        same_clock = initiator == "static"
+        view_s = read_timeline(
+            own, needed, window if same_clock else Window(), None, (), reading.gaps if same_clock else None
+        ).stuntime_s
 
     spacing_s, stuntime_s = timeline.spacing_s, reading.stuntime_s
     true_times = arrivals is not None or initiator == "static"
@@ -164,11 +162,6 @@ def packets_only_s(
         ),
         default=0.0,
     )
-
-
-def _silent_like(stuntime_s: float | None) -> float:
-    """Return from how many spacings on a gap is silent for a second clock, given what the first one said."""
-    return SILENT_SPACINGS + (CLOCK_SPACINGS if stuntime_s == 0 else -CLOCK_SPACINGS)
 
 
 def _total(outages: Sequence[Outage]) -> float | None:
