@@ -1,7 +1,6 @@
 """When echo requests and replies arrived at the static VM: the observer's log, and what a capture is reduced to."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -36,39 +35,42 @@ class Arrivals:
     clock_steps: tuple[tuple[float, float], ...] = ()
     complete: bool = True
 
-    def first_times(self, kind: str, near: int) -> dict[int, float]:
-        """Return when each probe's first packet of that kind arrived, by unwrapped sequence number.
+    def pings(self, kind: str, near: int) -> list[dict[int, float]]:
+        """Return for each ping (ICMP identifier) when each probe's first packet of that kind arrived.
 
-        `near` is a sequence number that the first packet is near to. Of several pings (ICMP identifiers) the one with
-        the most packets counts.
+        The keys are unwrapped sequence numbers; `near` is one that a ping's first packet is near to.
         """
-        idents = Counter(packet.ident for packet in self.packets if packet.kind == kind)
-        ours = idents.most_common(1)[0][0] if idents else None
-        times: dict[int, float] = {}
+        found: dict[int, dict[int, float]] = {}
+        highest: dict[int, int] = {}
         for packet in self.packets:
-            if packet.kind == kind and packet.ident == ours:
-                seq = unwrapped(packet.seq, near)
-                near = max(near, seq)
+            if packet.kind == kind:
+                times = found.setdefault(packet.ident, {})
+                seq = unwrapped(packet.seq, highest.get(packet.ident, near))
+                highest[packet.ident] = max(seq, highest.get(packet.ident, seq))
                 times.setdefault(seq, packet.time)
-        return times
+        return list(found.values())
 
 
 def parse_observer_log(lines: Iterable[str]) -> Arrivals:
-    """Return what the observer noted; raise InvalidError when this is no observer's log."""
+    """Return what the observer noted; raise InvalidError when this is no observer's log.
+
+    One that was cut, that lacks packets or in which the observer was started twice is not complete.
+    """
     packets: list[Arrival] = []
     steps: list[tuple[float, float]] = []
-    known = complete = False
+    starts, complete = 0, False
     for line in lines:
         text = line.rstrip("\r\n") if line.endswith("\n") else ""
+        complete = False
         if found := _EVENT.fullmatch(text):
             packets.append(Arrival(found[1], float(found[2]), int(found[3]), int(found[4])))
         elif found := _CLOCK.fullmatch(text):
             steps.append((float(found[1]), float(found[2])))
         elif found := _END.fullmatch(text):
-            complete = found[2] == "0"
+            complete = found[2] == "0" and starts == 1
         elif _HEADER.fullmatch(text):
-            known = True
-    if not known:
+            starts += 1
+    if not starts:
         raise InvalidError(
             "this is no log of the observer",
             "hand in the observer.log of a result's evidence",

@@ -5,6 +5,7 @@ import gc
 import secrets
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,10 +24,15 @@ JUNIT = "junit.xml"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     arguments = _parser().parse_args(argv)
     logs.configure(verbose=arguments.verbose)
-    return guarded(lambda: arguments.command(arguments))
+    try:
+        return guarded(lambda: arguments.command(arguments))
+    except Exception:  # noqa: BLE001 - a defect of ours is told whole, and is no verdict
+        traceback.print_exc()
+        return ExitCode.UNEXPECTED
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -42,6 +48,9 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output went away
         sys.stderr.close()
         return ExitCode.OK
+    except OSError as error:
+        print(f"stuntime: {error}\n          see whether the disk is full, and who may write there", file=sys.stderr)
+        return ExitCode.TESTBED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         analyze.add_argument(
             f"--migration-{moment}",
-            type=float,
+            type=_epoch,
             metavar="EPOCH",
             help=f"when the migration {meaning}, in the clock of the static VM's log",
         )
@@ -204,9 +213,24 @@ def _suite(arguments: argparse.Namespace) -> int:
     from stuntime.store import OutputDirectory
 
     if arguments.resume:
-        return _measured(arguments, lambda: OutputDirectory.resume(arguments.resume))[1]
+        _require_plain(arguments)
+        resumed = OutputDirectory.resume(arguments.resume)
+        arguments.capture = resumed.plan.capture
+        return _measured(arguments, lambda: resumed)[1]
     planned = measuring_order(_selected(arguments))
     return _measured(arguments, lambda: _new_output(arguments, planned))[1]
+
+
+def _require_plain(arguments: argparse.Namespace) -> None:
+    """Raise UsageError when options are given that the plan of a resumed run has decided already."""
+    plain = vars(_parser().parse_args(["suite"]))
+    kept = {"resume", "keep", "accelerator", "verbose"}
+    given = [name for name, value in vars(arguments).items() if name not in kept and value != plain[name]]
+    if given:
+        raise UsageError(
+            f"--resume goes on with the plan of the run; not with {', '.join(given).replace('_', '-')}",
+            "leave that out, or begin a new run",
+        )
 
 
 def _measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirectory]") -> tuple[Path, int]:
@@ -216,12 +240,14 @@ def _measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirecto
     preflight.check(capture=arguments.capture)
     namespaces.require_visible(arguments.output or arguments.resume or Path())
     with lock.only_sandbox():
+        preflight.check_memory()
         built = image.guest_image()
         output = opened()
         code = namespaces.run_inside(lambda: guarded(lambda: _inside(arguments, built, output)))
-    if code != ExitCode.OK:
+    if code not in (ExitCode.OK, ExitCode.INTERRUPTED):
         return output.root, code
-    return output.root, _judge([output.root], output.root)
+    judged = _judge([output.root], output.root)
+    return output.root, code or judged
 
 
 def _inside(arguments: argparse.Namespace, built: "GuestImage", output: "OutputDirectory") -> int:
@@ -303,6 +329,12 @@ def _analyze(arguments: argparse.Namespace) -> int:
     from stuntime.terminal import measurement_in_words
 
     gc.disable()  # an hour at 10 ms is a million small objects and no cycle: looking for one takes a fifth of the time
+    window = Window(arguments.migration_requested, arguments.migration_start, arguments.migration_end)
+    known = [time for time in (window.requested, window.started, window.ended) if time is not None]
+    if known != sorted(known):
+        raise UsageError(
+            "a migration is asked for before it starts, and starts before it ends", "check the three times"
+        )
     if arguments.observer_log and arguments.capture:
         raise UsageError("--observer-log and --capture both say when packets arrived", "give one of them")
     with _opened(arguments.ping_log) as lines:
@@ -318,7 +350,7 @@ def _analyze(arguments: argparse.Namespace) -> int:
         log,
         initiator=arguments.initiator,
         arrivals=arrivals,
-        window=Window(arguments.migration_requested, arguments.migration_start, arguments.migration_end),
+        window=window,
         interval_s=arguments.interval,
         recovery_probes=arguments.recovery_probes,
     )
@@ -353,6 +385,16 @@ def _seconds(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return value
+
+
+def _epoch(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < 1e11:  # noqa: PLR2004 - beyond it are milliseconds, and what is no number
+        raise argparse.ArgumentTypeError(f"{text!r} is no time in epoch seconds")
     return value
 
 

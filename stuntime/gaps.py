@@ -20,11 +20,20 @@ CLOCK_SPACINGS = 0.2
 
 
 class Window(Struct, frozen=True, forbid_unknown_fields=True):
-    """When the migration was asked for, and its reported start and end; None: not known."""
+    """When the migration was asked for, and its reported start and end; None: not known.
+
+    `error_s` is how far off `requested` can be, `resolution_s` that of the reported times, which are cut, not rounded.
+    """
 
     requested: float | None = None
     started: float | None = None
     ended: float | None = None
+    error_s: float = 0.0
+    resolution_s: float = 0.0
+
+    def opens(self, spacing_s: float) -> float | None:
+        """Return the moment from which on an outage belongs to the migration; None when that is not known."""
+        return None if self.requested is None else self.requested - spacing_s - self.error_s
 
 
 class Gap(Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +47,7 @@ class Gap(Struct, frozen=True, forbid_unknown_fields=True):
     duration_s: float
     probes_lost: int
     silent: bool
-    ended_by: int | None = None
+    ended_by: int
 
 
 class Outage(Struct, frozen=True, forbid_unknown_fields=True):
@@ -130,10 +139,11 @@ def read_timeline(
     distances = [b.time - a.time for a, b in pairwise(timeline.answers)]
     noise_s = max((d for index, d in enumerate(distances) if index not in inside), default=0.0)
 
+    opens = window.opens(timeline.spacing_s)
     inside_window = [
         (outage, lower_s)
         for outage, lower_s in zip(outages, lower_of, strict=True)
-        if window.requested is None or outage.end is None or outage.end > window.requested
+        if opens is None or outage.end is None or outage.end > opens
     ]
     stuntime_s, bounds = _longest(inside_window, recovered, max(distances, default=timeline.spacing_s))
     return Reading(
@@ -155,16 +165,17 @@ def _places(timeline: Timeline, like: Collection[int | None] | None) -> list[_Pl
     highest = timeline.answers[0].seq
     lost_to = bisect_right(lost, highest)
     for index, ((_, start, _), (seq, end, rtt_s)) in enumerate(pairwise(timeline.answers)):
-        lost_from = lost_to
+        lost_from, following = lost_to, highest + 1
         if seq > highest:
-            if seq > highest + 1:
+            if seq > following:
                 lost_to = bisect_right(lost, seq, lo=lost_from)
             highest = seq
         spacings = (end - start) / spacing_s
         silent = spacings >= SILENT_SPACINGS
         if like is not None and abs(spacings - SILENT_SPACINGS) < CLOCK_SPACINGS:
             silent = seq in like
-        slow_sender = timeline.initiator == "static" and rtt_s is not None and rtt_s < spacing_s
+        # Whoever sent probes meanwhile, of which a later one is answered first, was not slow to send.
+        slow_sender = timeline.initiator == "static" and seq == following and rtt_s is not None and rtt_s < spacing_s
         if lost_to > lost_from or (silent and not slow_sender):
             places.append(_Place(index, lost_from, lost_to))
     return places
@@ -282,6 +293,6 @@ def _phase(begin: float, window: Window, spacing_s: float) -> str | None:
     """
     if window.started is not None and begin + spacing_s <= window.started:
         return "preparation"
-    if window.ended is not None and begin > window.ended:
+    if window.ended is not None and begin > window.ended + window.resolution_s:
         return "after"
     return None if window.started is None and window.ended is None else "switch-over"

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from stuntime import __version__
-from stuntime.errors import InvalidError, MigrationError, StuntimeError, TestbedError, UnfitError
+from stuntime.errors import InvalidError, MigrationError, StuntimeError, TestbedError, UnfitError, UsageError
 from stuntime.gaps import default_recovery_probes
 from stuntime.prober import Prober, sample_clock
 from stuntime.raw import CAPTURE, OBSERVER_LOG, PING_LOG, Raw, migration_record, read
@@ -44,6 +44,21 @@ class Options:
     migration_timeout_s: float = 120.0
     migrate: bool = True
     capture: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise UsageError when no recovery could ever be seen in time."""
+        least_s = self.awaited_probes * self.interval_s
+        if least_s >= self.recovery_timeout_s:
+            raise UsageError(
+                f"a recovery takes {least_s:g} s ({self.awaited_probes} probes), longer than it is waited for"
+                f" ({self.recovery_timeout_s:g} s)",
+                "give a longer --recovery-timeout, fewer --recovery-probes or a shorter --interval",
+            )
+
+    @property
+    def awaited_probes(self) -> int:
+        """How many probes a lasting recovery is waited for; one more allows for the error of the clocks."""
+        return (self.recovery_probes or default_recovery_probes(self.interval_s)) + 1
 
 
 class _NeverRecovered(StuntimeError):  # noqa: N818 - a verdict, not an error
@@ -107,7 +122,6 @@ def _take(testbed: Testbed, scenario: Scenario, pair: Pair, options: Options, ra
     try:
         prober.start_observer()
         raw.environment = _environment(testbed, scenario, pair, prober.check())
-        raw.clocks_before = _clocks(testbed, pair)
         raw.observed = prober.observes()
         if scenario.initiator == "migrated" and not raw.observed:
             raise UnfitError(
@@ -116,6 +130,7 @@ def _take(testbed: Testbed, scenario: Scenario, pair: Pair, options: Options, ra
                 reason="observer-missing",
             )
         with testbed.quiet_window(scenario.id), _captured(testbed, pair, options, evidence):
+            raw.clocks_before = _clocks(testbed, pair)
             log.debug("measure.warming-up", scenario=scenario.id)
             prober.start_ping()
             _warm_up(prober)
@@ -174,24 +189,36 @@ def _migrate(testbed: Testbed, pair: Pair, route: Route, options: Options, raw: 
         sleep(_CONTROL_S)
         return
     try:
-        raw.migration = testbed.migrate(pair.migrated, route.target, timeout_s=options.migration_timeout_s)
+        moved = testbed.migrate(pair.migrated, route.target, timeout_s=options.migration_timeout_s)
     except MigrationError as error:
         raw.error = error
+        return
+    raw.migration = moved
+    found = testbed.node_of(pair.migrated)
+    if (moved.source, moved.target, found) != (route.source, route.target, route.target):
+        raw.error = MigrationError(
+            f"{pair.migrated.name} went from {moved.source} to {moved.target} and is on {found},"
+            f" not from {route.source} to {route.target}",
+            "see who else migrates VMs here, and measure again",
+            reason="migration-elsewhere",
+        )
 
 
 def _warm_up(prober: Prober) -> None:
-    if not prober.wait_for_answers(WARM_UP_PROBES, after=None, timeout_s=_WARM_UP_S):
+    timeout_s = _WARM_UP_S + 2 * WARM_UP_PROBES * prober.interval_s
+    if not prober.wait_for_answers(WARM_UP_PROBES, after=None, timeout_s=timeout_s):
         raise InvalidError(
-            f"ping had no {WARM_UP_PROBES} good replies in a row in {_WARM_UP_S:g} s of warm-up",
+            f"ping had no {WARM_UP_PROBES} good replies in a row in {timeout_s:g} s of warm-up",
             "mend the network: no migration has been asked for yet",
             reason="warm-up-failed",
         )
 
 
 def _recovered(prober: Prober, options: Options) -> bool:
-    """Wait for the lasting recovery after the migration's end was seen; one probe more allows for the clocks' error."""
-    probes = (options.recovery_probes or default_recovery_probes(options.interval_s)) + 1
-    return prober.wait_for_answers(probes, after=prober.last_seq(), timeout_s=options.recovery_timeout_s)
+    """Wait for the lasting recovery after the migration's end was seen."""
+    return prober.wait_for_answers(
+        options.awaited_probes, after=prober.last_seq(), timeout_s=options.recovery_timeout_s
+    )
 
 
 def _collect(prober: Prober, raw: Raw, evidence: Path) -> None:
@@ -220,6 +247,6 @@ def _diagnosed(testbed: Testbed, pair: Pair, evidence: Path) -> Iterator[None]:
     try:
         yield
     except StuntimeError:
-        with suppress(StuntimeError):
+        with suppress(StuntimeError, OSError):
             testbed.diagnose(pair, evidence)
         raise

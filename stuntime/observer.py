@@ -50,6 +50,7 @@ class Clock:
     def __init__(self):
         self.start = self.ahead = self._wall_ahead()
         self.looked = time.monotonic()
+        self.steps = []
 
     @staticmethod
     def _wall_ahead():
@@ -61,55 +62,73 @@ class Clock:
     def now(self):
         return time.monotonic() + self.start
 
-    def step(self):
-        """Return by how much the wall clock has stepped since the last call."""
+    def look(self):
+        """Return by how much the wall clock has stepped since the last look; 0 for what is no step."""
         ahead = self._wall_ahead()
-        step, self.ahead, self.looked = ahead - self.ahead, ahead, time.monotonic()
+        step = ahead - self.ahead
+        if abs(step) < CLOCK_STEP_S:
+            step = 0
+        else:
+            self.steps.append((self.looked, self.ahead))
+        self.ahead, self.looked = ahead, time.monotonic()
         return step
 
-    def of(self, wall, ahead_before, looked_before):
-        """Return the reference time of a wall time taken since `looked_before`, wherever a step fell in between."""
-        now = time.monotonic()
-        for ahead in (self.ahead, ahead_before):
-            if looked_before - CLOCK_STEP_S <= wall - ahead <= now + CLOCK_STEP_S:
-                return wall - ahead + self.start
-        return now + self.start
+    def of(self, wall):
+        """Return the reference time of a wall time in the past, on whichever side of a step it was taken.
+
+        Within the time between two looks, which each packet takes, a smaller step than that cannot be placed.
+        """
+        now = time.monotonic() + CLOCK_STEP_S
+        found = wall - self.ahead
+        for looked, ahead in reversed(self.steps):
+            if looked <= found <= now:
+                break
+            found = wall - ahead
+        return found + self.start
+
+
+def received(sock, family, peer):
+    """Yield kind, wall time, sequence number, identifier of each echo packet of the peer, and the packets dropped."""
+    while True:
+        try:
+            packet, control, _, address = sock.recvmsg(256, 256)
+        except BlockingIOError:
+            return
+        if socket.inet_pton(family, address[0].split("%")[0]) != peer:
+            continue
+        wall, dropped = time.time(), 0
+        for level, kind, data in control:
+            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
+                seconds, nanoseconds = struct.unpack("ll", data[: struct.calcsize("ll")])
+                wall = seconds + nanoseconds / 1e9
+            elif level == socket.SOL_SOCKET and kind == SO_RXQ_OVFL:
+                (dropped,) = struct.unpack("=I", data[:4])
+        icmp = packet[(packet[0] & 15) * 4 :] if family == socket.AF_INET else packet
+        if len(icmp) >= 8 and icmp[0] in KINDS[family]:
+            ident, seq = struct.unpack("!HH", icmp[4:8])
+            yield KINDS[family][icmp[0]], wall, seq, ident, dropped
 
 
 def observe(peer, log, wake):
-    """Note what arrives from the peer until `wake` becomes readable."""
+    """Note what arrives from the peer until `wake` becomes readable, and what is queued then."""
     family = socket.AF_INET6 if ":" in peer else socket.AF_INET
     sock = open_socket(family)
-    peer_bytes = socket.inet_pton(family, peer)
-    clock, dropped = Clock(), 0
+    sock.setblocking(False)
+    clock, lost = Clock(), 0
     log.write("stuntime-observer 1 %s\n" % peer)
     log.flush()
     ended = False
     while not ended:
         readable, _, _ = select.select([sock, wake], [], [], LOOK_AT_CLOCK_S)
         ended = wake in readable
-        ahead, looked = clock.ahead, clock.looked
-        step = clock.step()
-        if abs(step) >= CLOCK_STEP_S:
+        step = clock.look()
+        if step:
             log.write("clock %.6f %.6f\n" % (clock.now(), step))
-        if sock in readable:
-            packet, control, _, address = sock.recvmsg(256, 256)
-            if socket.inet_pton(family, address[0].split("%")[0]) != peer_bytes:
-                continue
-            wall = time.time()
-            for level, kind, data in control:
-                if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
-                    seconds, nanoseconds = struct.unpack("ll", data[: struct.calcsize("ll")])
-                    wall = seconds + nanoseconds / 1e9
-                elif level == socket.SOL_SOCKET and kind == SO_RXQ_OVFL:
-                    (dropped,) = struct.unpack("=I", data[:4])
-            icmp = packet[(packet[0] & 15) * 4 :] if family == socket.AF_INET else packet
-            if len(icmp) < 8 or icmp[0] not in KINDS[family]:
-                continue
-            ident, seq = struct.unpack("!HH", icmp[4:8])
-            log.write("%s %.6f %d %d\n" % (KINDS[family][icmp[0]], clock.of(wall, ahead, looked), seq, ident))
+        for kind, wall, seq, ident, dropped in received(sock, family, socket.inet_pton(family, peer)):
+            lost = max(lost, dropped)
+            log.write("%s %.6f %d %d\n" % (kind, clock.of(wall), seq, ident))
         log.flush()
-    log.write("end %.6f %d\n" % (clock.now(), dropped))
+    log.write("end %.6f %d\n" % (clock.now(), lost))
     log.flush()
 
 

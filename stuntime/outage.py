@@ -15,15 +15,19 @@ from stuntime.timeline import timeline_of
 
 WARM_UP_PROBES = 10
 NOISE_SPACINGS = 1.5
+#: Guests' clocks differ by less; the measurements of a suite lie farther apart.
+APART_S = 3.0
 
 #: Why a measurement must not be used.
 INVALID = {
     "several-pings": "the log holds several runs of ping",
     "no-true-times": "the migrated VM's clock is not to be trusted: it needs an observer's log or a capture",
+    "arrivals-foreign": "what arrived at the static VM is seconds away from ping's stamps: of another measurement?",
     "observer-incomplete": "replies that ping saw are missing in the observer's log or the capture",
     "clocks-disagree": "ping's own time stamps and the observer's differ by more than a spacing",
     "clock-stepped": "the clock of the log stepped, and there is no other one",
     "loss-before-first-reply": "probes were lost before the first good reply",
+    "window-outside-log": "the migration was asked for before ping's first reply, or after the end of the log",
     "outage-before-migration": "there was an outage before the migration was asked for",
 }
 #: What to know about a measurement that may be used.
@@ -70,7 +74,7 @@ def analyze(
     interval_s: float | None = None,
     recovery_probes: int | None = None,
     end_seen: float | None = None,
-    clock_error_s: float = 0.0,
+    apart_s: float = 0.0,
     clock_drift_s: float = 0.0,
     like: Measurement | None = None,
 ) -> Measurement:
@@ -79,14 +83,19 @@ def analyze(
     Raise InvalidError when they say nothing. `arrivals` and `window` are in the reference clock. `recovery_probes` good
     replies in a row are a lasting recovery (default: ten, or as many as one second holds). `end_seen` is given in a
     run: when the migration's end was seen; the lasting recovery has to be sent after it. Without it, as for an old log,
-    a recovery that is not confirmed is a warning. `clock_error_s` is the error of the clock samples that the window was
-    converted with, `clock_drift_s` by how much samples of the static VM's clock before and after disagree. `like` is
+    a recovery that is not confirmed is a warning. `apart_s` is by how much the arrivals' clock is known to be ahead of
+    the initiator's, `clock_drift_s` by how much samples of the static VM's clock before and after disagree. `like` is
     given for a check: the measurement of the same probes by another clock, whose milliseconds must not flip what is
     silent.
     """
     window = window or Window()
     timeline = timeline_of(
-        log, initiator=initiator, arrivals=arrivals, warm_up_until=window.requested, interval_s=interval_s
+        log,
+        initiator=initiator,
+        arrivals=arrivals,
+        warm_up_until=window.requested,
+        interval_s=interval_s,
+        apart_s=apart_s,
     )
     needed = recovery_probes or default_recovery_probes(timeline.spacing_s)
     clock_steps = arrivals.clock_steps if arrivals else ()
@@ -100,11 +109,13 @@ def analyze(
         ).stuntime_s
 
     spacing_s, stuntime_s = timeline.spacing_s, reading.stuntime_s
+    opens = window.opens(spacing_s)
     true_times = arrivals is not None or initiator == "static"
     stepped = bool(clock_steps or log.steps_back_s)
     told = {
         "several-pings": log.headers > 1,
         "no-true-times": not true_times,
+        "arrivals-foreign": abs(timeline.apart_s) > APART_S,
         "observer-incomplete": arrivals is not None and bool(timeline.missing or not arrivals.complete),
         "clocks-disagree": arrivals is not None
         and initiator == "static"
@@ -114,8 +125,8 @@ def analyze(
         and abs(stuntime_s - view_s) > spacing_s,
         "clock-stepped": arrivals is None and (bool(log.steps_back_s) or abs(clock_drift_s) > spacing_s / 2),
         "loss-before-first-reply": timeline.lost_before > 0,
-        "outage-before-migration": window.requested is not None
-        and any(o.start < window.requested - spacing_s - clock_error_s for o in reading.outages),
+        "window-outside-log": window.requested is not None and not timeline.covers(window.requested),
+        "outage-before-migration": opens is not None and any(outage.start < opens for outage in reading.outages),
         "noisy": reading.noise_s > NOISE_SPACINGS * spacing_s,
         "warm-up-short": bool(reading.gaps) and reading.answers_before < WARM_UP_PROBES,
         "recovery-unconfirmed": reading.unconfirmed,
@@ -149,9 +160,10 @@ def packets_only_s(
 
     For the record: requests that arrive say nothing of whether they were answered.
     """
-    times = arrivals.first_times("reply" if initiator == "static" else "request", near)
-    if not times:
+    pings = arrivals.pings("reply" if initiator == "static" else "request", near)
+    if not pings:
         return None
+    times = max(pings, key=len)
     requested = window.requested if window and window.requested is not None else 0.0
     ordered = sorted((time, seq) for seq, time in times.items())
     return max(

@@ -9,15 +9,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-_STAMP = r"(?:\[(\d+\.\d+)\] )?"
+# No number may be longer than it can be: a damaged one must neither overflow nor claim millions of probes.
+_STAMP = r"(?:\[(\d{1,12}\.\d{1,9})\] )?"
 _REPLY = re.compile(
-    _STAMP
-    + r"\d+ bytes from ([^ ]+)(?: \(([^)]+)\))?: icmp_seq=(\d+) \w+=\d+(?: time=(\d+(?:\.\d+)?) ms)?((?: [^\r\n]*)?)\n"
+    _STAMP + r"\d+ bytes from ([^ ]+)(?: \(([^)]+)\))?: icmp_seq=(\d{1,5}) \w+=\d+"
+    r"(?: time=(\d{1,9}(?:\.\d{1,9})?) ms)?((?: [^\r\n]*)?)\n"
 )
-_NO_ANSWER = re.compile(_STAMP + r"no answer yet for icmp_seq=(\d+)")
-_ERROR = re.compile(_STAMP + r"From .+? icmp_seq=(\d+) \S.*")
-_HEADER = re.compile(r"PING [^(]*\(([^()\s]+).* bytes.*")
-_SUMMARY = re.compile(r"(\d+) packets transmitted, \d+ received,.*?(?: time (\d+)\s*ms)?")
+_NO_ANSWER = re.compile(_STAMP + r"no answer yet for icmp_seq=(\d{1,5})")
+_ERROR = re.compile(_STAMP + r"From .+? icmp_seq=(\d{1,5}) \S.*")
+_HEADER = re.compile(r"PING .*?\(([^()\s]+)\).* bytes.*")
+_SUMMARY = re.compile(r"(\d{1,9}) packets transmitted, \d+ received,.*?(?: time (\d{1,12})\s*ms)?")
 _OTHER_PING = re.compile(
     r"\d+ bytes from \S+: seq=\d+ ttl=|PING \S+ \(\S+\): \d+ data bytes|Request timeout for icmp_seq"
 )
@@ -29,6 +30,8 @@ _DUPLICATE = "(DUP!)"
 _DAMAGED = ("(BAD CHECKSUM!)", "(truncated)", "(UNEXPECTED", "(different address")
 
 SEQUENCE_NUMBERS = 1 << 16
+#: Probes that only the summary knows of, without `-O`: four hours at 0.1 s. More is a damaged number.
+UNSEEN_PROBES = 150_000
 STEP_BACK_S = 0.001
 
 
@@ -196,7 +199,8 @@ class _Reader:
         known = 1 if self.lowest is None else self.lowest
         first = min(1, known) if self.headers else known
         seen = first - 1 if self.highest is None else self.highest
-        last = max(seen, self.transmitted if self.headers else seen)
+        believed = self.headers and self.transmitted - seen <= UNSEEN_PROBES
+        last = max(seen, self.transmitted) if believed else seen
         ended = self.ended
         if ended is not None and self.first_stamp is not None and last > seen:
             ended = max(ended, self.first_stamp + self.took_s)

@@ -16,7 +16,7 @@ import structlog
 from stuntime.errors import InvalidError, StuntimeError, TestbedError, UnfitError
 from stuntime.gaps import SILENT_SPACINGS
 from stuntime.guest import GuestCommandError
-from stuntime.ping import SEQUENCE_NUMBERS, Reply
+from stuntime.ping import SEQUENCE_NUMBERS, Reply, unwrapped
 from stuntime.result import ClockSample
 from stuntime.testbed import Shell, Testbed
 from stuntime.waiting import wait_until
@@ -27,6 +27,7 @@ _ANSWERING_S = 30.0
 _CLOCK_LOOKS = 3
 _CLOCK_ERROR_S = 0.03
 _LOOK_S = 0.02
+_TAIL = 12
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Prober:
                 reason="ping-missing",
             ) from error
         self._first_answers()
-        return {"kernel": facts[0], "ping": facts[-1]}
+        version = next((line for line in facts if "iputils" in line), "unknown")
+        return {"kernel": facts[0] if facts else "unknown", "ping": version}
 
     def _first_answers(self) -> None:
         command = f"LC_ALL=C ping -n -c 3 -i {self.interval_s:g} -W 1 {self.peer} 2>&1"
@@ -116,11 +118,12 @@ class Prober:
             time.sleep(min(missing * self.interval_s, max(0.0, deadline - time.monotonic())) + _LOOK_S)
 
     def last_seq(self) -> int:
-        """Return the sequence number of the last probe that the log knows of, modulo 65536."""
-        found = re.findall(r"icmp_seq=(\d+)", self.initiator.run(f"tail -n 2 {self.folder}/ping.out"))
+        """Return the sequence number of the latest probe that the log knows of, modulo 65536."""
+        found = re.findall(r"icmp_seq=(\d{1,5})", self.initiator.run(f"tail -n {_TAIL} {self.folder}/ping.out"))
         if not found:
             raise self._died()
-        return int(found[-1])
+        # The last line may be of an old probe that was answered late.
+        return max((int(seq) for seq in found), key=lambda seq: unwrapped(seq, int(found[-1])))
 
     def stop(self) -> None:
         """End ping and the observer, and wait until both have."""
@@ -145,15 +148,17 @@ class Prober:
             shell.run(f"rm -rf {self.folder}")
 
     def _last_replies(self, count: int) -> list[Reply]:
+        # Twice as many lines: each reply may have come with a duplicate or after a `no answer yet`.
         lines = self.initiator.run(
             f"{_alive(self._stem('ping'))} || echo gone; "
-            f"tail -n {count} {self._stem('ping.out')} | "
-            "sed -n 's/^\\[\\([0-9.]*\\)].*bytes from.*icmp_seq=\\([0-9]*\\) .*/\\1 \\2/p'"
+            f"tail -n {2 * count + _TAIL} {self._stem('ping.out')} | "
+            "sed -n 's/^\\[\\([0-9.]*\\)].*bytes from.*icmp_seq=\\([0-9]*\\) .*time=\\([0-9.]*\\) ms$/\\1 \\2 \\3/p' | "
+            f"tail -n {count + _TAIL}"
         ).splitlines()
         if "gone" in lines:
             raise self._died()
-        found = [re.fullmatch(r"(\d+\.\d+) (\d+)", line.strip()) for line in lines]
-        return [Reply(int(match[2]), float(match[1]), None) for match in found if match]
+        found = [re.fullmatch(r"(\d+\.\d+) (\d{1,5}) ([\d.]+)", line.strip()) for line in lines]
+        return [Reply(int(match[2]), float(match[1]), float(match[3]) / 1000) for match in found if match]
 
     def _stem(self, name: str) -> str:
         return f"{self.folder}/{name}"
@@ -180,22 +185,32 @@ def sample_clock(testbed: Testbed, shell: Shell) -> ClockSample:
 
 
 def in_a_row(replies: Sequence[Reply], after: int | None) -> int:
-    """Return how many of the last replies came in a row: none lost, none silent, all sent after the probe `after`.
+    """Return how many of the last replies are a recovery so far: none lost, none silent, all sent after `after`.
 
-    The sequence numbers are those of the wire.
+    The first one counts, and then such whose probe was sent after it came (see `gaps`). The sequence numbers are those
+    of the wire.
     """
-    distances = [b.time - a.time for a, b in pairwise(replies)]
-    usual_s = median(distances) if distances else 0.0
+    spacings = [b.sent - a.sent for a, b in pairwise(replies) if (b.seq - a.seq) % SEQUENCE_NUMBERS == 1]
+    silent_s = SILENT_SPACINGS * median(spacings) if spacings else 0.0
+    first = before = None
     count = 0
-    for index, reply in enumerate(replies):
-        before = replies[index - 1] if index else None
+    for reply in replies:
+        if before is not None and reply.seq == before.seq:
+            continue
         joined = (
-            before is not None
+            first is not None
+            and before is not None
             and (reply.seq - before.seq) % SEQUENCE_NUMBERS == 1
-            and abs(reply.time - before.time) < SILENT_SPACINGS * usual_s
+            and reply.time - before.time < silent_s
         )
         fresh = after is None or 0 < (reply.seq - after) % SEQUENCE_NUMBERS < SEQUENCE_NUMBERS // 2
-        count = (count + 1 if joined and count else 1) if fresh else 0
+        if not fresh:
+            first, count = None, 0
+        elif joined and first is not None:
+            count += reply.sent >= first.time
+        else:
+            first, count = reply, 1
+        before = reply
     return count
 
 

@@ -36,8 +36,7 @@ class Raw:
     @property
     def ahead_s(self) -> float:
         """By how much the reference clock is ahead of the testbed's."""
-        sample = self.clocks_before.get("static")
-        return sample.ahead_s if sample else 0.0
+        return _ahead_s(self, "static")
 
 
 def read(
@@ -48,22 +47,21 @@ def read(
         return None, None
     log = parse_ping_log(io.StringIO(raw.ping_log.decode(errors="replace"), newline="\n"))
     before, after = raw.clocks_before.get("static"), raw.clocks_after.get("static")
-    measurement = None
     try:
         measurement = analyze(
             log,
             initiator=initiator,
             arrivals=_observed(raw),
-            window=_window(raw, raw.ahead_s),
+            window=_window(raw, raw.ahead_s, before.error_s if before else 0.0),
             recovery_probes=recovery_probes,
             end_seen=None if raw.end_seen is None else raw.end_seen + raw.ahead_s,
-            clock_error_s=before.error_s if before else 0.0,
+            apart_s=raw.ahead_s - _ahead_s(raw, initiator),
             clock_drift_s=after.ahead_s - before.ahead_s if before and after else 0.0,
         )
-        return measurement, _checked(raw, initiator, recovery_probes, log, measurement, evidence / CAPTURE)
     except InvalidError as error:
         raw.error = raw.error or error
-        return measurement, None
+        return None, None
+    return measurement, _checked(raw, initiator, recovery_probes, log, measurement, evidence / CAPTURE)
 
 
 def migration_record(raw: Raw) -> MigrationRecord | None:
@@ -71,7 +69,7 @@ def migration_record(raw: Raw) -> MigrationRecord | None:
     moved = raw.migration
     if moved is None or raw.end_seen is None:
         return None
-    window = _window(raw, raw.ahead_s)
+    window = _window(raw, raw.ahead_s, 0.0)
     return MigrationRecord(
         requested=moved.requested + raw.ahead_s,
         started=window.started,
@@ -104,26 +102,45 @@ def _checked(
     """Return what the capture says by the same rule; its times are the testbed's. None when there is none."""
     if not file.exists():
         return None
-    captured = read_capture(file, initiator=initiator, peer=log.peer)
-    window = _window(raw, 0.0)
-    judged = analyze(
-        log,
-        initiator=initiator,
-        arrivals=captured,
-        window=window,
-        recovery_probes=recovery_probes,
-        end_seen=raw.end_seen,
-        interval_s=measurement.spacing_s,
-        like=measurement,
-    )
+    window = _window(raw, 0.0, 0.0)
+    try:
+        captured = read_capture(file, initiator=initiator, peer=log.peer)
+        judged = analyze(
+            log,
+            initiator=initiator,
+            arrivals=captured,
+            window=window,
+            recovery_probes=recovery_probes,
+            end_seen=raw.end_seen,
+            interval_s=measurement.spacing_s,
+            apart_s=-_ahead_s(raw, initiator),
+            like=measurement,
+        )
+    except InvalidError as error:
+        return CaptureCheck(stuntime_s=None, requests_only_s=None, valid=False, reasons=(error.reason,))
     only_s = packets_only_s(
         captured, initiator=initiator, near=log.first, spacing_s=measurement.spacing_s, window=window
     )
-    return CaptureCheck(judged.stuntime_s, only_s)
+    return CaptureCheck(
+        stuntime_s=judged.stuntime_s, requests_only_s=only_s, valid=judged.valid, reasons=judged.reasons
+    )
 
 
-def _window(raw: Raw, ahead_s: float) -> Window:
+def _ahead_s(raw: Raw, role: str) -> float:
+    """Return by how much a guest's clock is ahead of the testbed's."""
+    sample = raw.clocks_before.get(role)
+    return sample.ahead_s if sample else 0.0
+
+
+def _window(raw: Raw, ahead_s: float, error_s: float) -> Window:
+    """Return the migration's window in a clock that is ahead of the testbed's."""
     moved = raw.migration
     if moved is None:
         return Window()
-    return Window(*(None if time is None else time + ahead_s for time in (moved.requested, moved.started, moved.ended)))
+    return Window(
+        requested=moved.requested + ahead_s,
+        started=None if moved.started is None else moved.started + ahead_s,
+        ended=None if moved.ended is None else moved.ended + ahead_s,
+        error_s=error_s,
+        resolution_s=moved.resolution_s,
+    )

@@ -65,10 +65,15 @@ class MigrationRecord(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CaptureCheck(Struct, frozen=True, forbid_unknown_fields=True):
-    """The same rule on the packets at the static VM's port; `requests_only_s` on the packets alone, for the record."""
+    """The same rule on the packets at the static VM's port; `requests_only_s` on the packets alone, for the record.
+
+    `valid` and `reasons` are those of this check (see `outage.Measurement`).
+    """
 
     stuntime_s: float | None
     requests_only_s: float | None
+    valid: bool
+    reasons: tuple[str, ...]
 
 
 class Environment(Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +92,7 @@ class Environment(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EvidenceFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of raw evidence, its path relative to the result's own folder."""
+    """A file of raw evidence, its path relative to the output directory of the run."""
 
     file: str
     sha256: str

@@ -67,7 +67,7 @@ class OutputDirectory:
     @classmethod
     def create(cls, root: Path, plan: Plan) -> "OutputDirectory":
         """Make the directory of a new run; raise UsageError when it holds one already or cannot be written."""
-        if (root / SUMMARY).exists():
+        if (root / SUMMARY).exists() or any((root / "results").glob("*")):
             raise UsageError(f"{root} holds a run already", f"go on with `--resume {root}`, or name another directory")
         directory = cls(root, plan)
         try:
@@ -85,7 +85,11 @@ class OutputDirectory:
 
     def missing(self) -> list[tuple[str, int]]:
         """Return scenario id and repetition of all that the plan names and no valid result is there for, in order."""
-        done = {(result.scenario, result.repetition) for result in self.results() if result.valid}
+        done = {
+            (result.scenario, result.repetition)
+            for result in self.results()
+            if result.valid and result.run == self.plan.run
+        }
         planned = product(range(1, self.plan.repeat + 1), self.plan.scenarios)
         return [(scenario, repetition) for repetition, scenario in planned if (scenario, repetition) not in done]
 
@@ -98,11 +102,14 @@ class OutputDirectory:
         return found
 
     def evidence(self, scenario: str, repetition: int) -> Path:
-        """Return an empty folder for the evidence of a measurement."""
+        """Return an empty folder for a measurement's evidence; raise TestbedError when the disk does not take it."""
         folder = self._evidence(scenario, repetition)
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        try:
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise _not_writable(folder, error) from error
         return folder
 
     def write(self, result: Result) -> Result:
@@ -147,11 +154,7 @@ def write_evidence(path: Path, content: bytes) -> None:
     try:
         write_whole(path, content)
     except OSError as error:
-        raise TestbedError(
-            f"{path} cannot be written: {error.strerror}",
-            "make room and go on with --resume: what was measured before is intact",
-            reason="output-not-writable",
-        ) from error
+        raise _not_writable(path, error) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -176,3 +179,11 @@ def _evidence_file(path: Path, base: Path) -> EvidenceFile:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return EvidenceFile(str(path.relative_to(base)), digest, path.stat().st_size)
+
+
+def _not_writable(path: Path, error: OSError) -> TestbedError:
+    return TestbedError(
+        f"{path} cannot be written: {error.strerror}",
+        "make room and go on with --resume: what was measured before is intact",
+        reason="output-not-writable",
+    )

@@ -40,6 +40,7 @@ class Migration:
 
     `requested` is ours; `started` and `ended` are what the platform reports. `source` and `target` are the nodes
     the VM was seen on before and after; `ordinal` says how many migrations this VM has had, this one included.
+    `resolution_s` is that of the reported times, which are cut, not rounded.
     """
 
     requested: float
@@ -52,6 +53,7 @@ class Migration:
     ordinal: int
     phases: Mapping[str, float] = field(default_factory=dict)
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    resolution_s: float = 0.0
 
 
 class Shell(Protocol):

@@ -18,6 +18,8 @@ from stuntime.errors import InvalidError
 from stuntime.ping import PingLog, Reply
 
 IN_FLIGHT_S = 1.0
+APART_PROBES = 20
+ROUND_TRIP_SPACINGS = 1.5
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Timeline:
     """The probes of one ping.
 
     `answers` are ordered by time, `lost` holds the sequence numbers that were never answered, in order; `missing`
-    counts answers that the log has and the observer or the capture has not.
+    counts answers that the log has and the observer or the capture has not, `apart_s` is by how much more than known
+    their clock is ahead of the log's in the warm-up.
     """
 
     log: PingLog
@@ -34,6 +37,7 @@ class Timeline:
     lost: tuple[int, ...]
     in_flight: int
     missing: int
+    apart_s: float
     spacing_s: float
 
     @property
@@ -45,6 +49,12 @@ class Timeline:
     def last_answered(self) -> int:
         """The highest sequence number that was answered."""
         return max(answer.seq for answer in self.answers)
+
+    def covers(self, time: float) -> bool:
+        """Tell whether ping had its first answer by then, and had not ended."""
+        last = self.answers[-1]
+        ended = last.time if self.log.ended is None else max(last.time, self.log.ended - self._ahead(last))
+        return self.answers[0].time <= time <= ended
 
     def lost_span_s(self, first: int, last: int, before: Reply, after: Reply) -> float:
         """Return the time from the sending of one lost probe to that of a later one; both lie between two answers.
@@ -89,18 +99,22 @@ def timeline_of(
     arrivals: Arrivals | None = None,
     warm_up_until: float | None = None,
     interval_s: float | None = None,
+    apart_s: float = 0.0,
 ) -> Timeline:
     """Return the timeline; raise InvalidError when the log answers nothing.
 
     Without `arrivals` the times are the log's own stamps. With them a static initiator's probe counts at the arrival of
-    its reply, a migrated one's at the arrival of its request plus the round trip that the log gives for it.
-    `interval_s` stands in for a spacing that cannot be measured.
+    its reply, a migrated one's at the arrival of its request plus the round trip that the log gives for it; `apart_s`
+    is by how much their clock is known to be ahead of the log's. `interval_s` stands in for a spacing that cannot be
+    measured.
     """
     _require_answers(log)
     own = log.replies
     answers: Sequence[Reply] = own
+    found_apart_s = 0.0
     if arrivals is not None:
-        times = arrivals.first_times("reply" if initiator == "static" else "request", log.first)
+        kind = "reply" if initiator == "static" else "request"
+        times, found_apart_s = _matched(log, arrivals.pings(kind, log.first), kind, apart_s)
         answers = [Reply(a.seq, times[a.seq], a.rtt_s) for a in own if a.seq in times]
     if not answers:
         raise InvalidError(
@@ -115,8 +129,8 @@ def timeline_of(
             "hand in a longer log, or give --interval",
             reason="too-few-replies",
         )
-    if arrivals is not None:
-        answers = [_at_static_vm(answer, initiator, log, spacing_s) for answer in answers]
+    if arrivals is not None and initiator == "migrated":
+        answers = _completed(answers, log, spacing_s)
     lost, in_flight = _unanswered(log, own, spacing_s)
     return Timeline(
         log=log,
@@ -125,6 +139,7 @@ def timeline_of(
         lost=lost,
         in_flight=in_flight,
         missing=len(own) - len(answers),
+        apart_s=found_apart_s - apart_s,
         spacing_s=spacing_s,
     )
 
@@ -136,10 +151,12 @@ def _require_answers(log: PingLog) -> None:
             raise InvalidError(
                 "this is the log of another ping (BusyBox, BSD), without times", way_out, reason="log-not-iputils"
             )
+        if log.foreign:
+            raise InvalidError(f"no reply in the log is from {log.peer}, which it pings", way_out, reason="log-foreign")
         if log.unparsable:
             raise InvalidError("no line of the log tells of a probe", way_out, reason="log-not-ping")
         raise InvalidError("the log is empty", way_out, reason="log-empty")
-    if log.untimed:
+    if log.untimed and not log.replies:
         raise InvalidError("the log has no time stamps", way_out, reason="log-without-times")
     if not log.replies:
         raise InvalidError(
@@ -149,17 +166,51 @@ def _require_answers(log: PingLog) -> None:
         )
 
 
-def _at_static_vm(answer: Reply, initiator: str, log: PingLog, spacing_s: float) -> Reply:
-    """Complete an arrival by its round trip.
+def _matched(
+    log: PingLog, pings: Sequence[dict[int, float]], kind: str, apart_s: float
+) -> tuple[dict[int, float], float]:
+    """Return the arrivals that are this log's ping, and by how much their clock is ahead of the log's.
 
-    A round trip of more than two spacings without a `no answer yet` before it was told through a step of the
-    initiator's clock: then it was at most a spacing.
+    Of those that have most of its replies it is the one whose times are nearest to the log's.
     """
-    rtt_s = answer.rtt_s
-    if rtt_s is not None and rtt_s > 2 * spacing_s and answer.seq not in log.no_answer:
-        rtt_s = spacing_s
-    time = answer.time if initiator == "static" else answer.time + (rtt_s or 0.0)
-    return Reply(answer.seq, time, rtt_s)
+    found: list[tuple[bool, float, float, dict[int, float]]] = []
+    for times in pings:
+        both = [reply for reply in log.replies if reply.seq in times]
+        if both:
+            first = both[:APART_PROBES]
+            ahead_s = median(times[r.seq] - (r.time if kind == "reply" else r.sent) for r in first)
+            found.append((2 * len(both) < len(log.replies), abs(ahead_s - apart_s), ahead_s, times))
+    if not found:
+        return {}, apart_s
+    _, _, ahead_s, times = min(found, key=lambda ping: ping[:2])
+    return times, ahead_s
+
+
+def _completed(requests: Sequence[Reply], log: PingLog, spacing_s: float) -> list[Reply]:
+    """Complete the arrivals of requests by their round trips, which the log tells.
+
+    A step of the initiator's clock between a probe and its reply falsifies the round trip. It is known by what cannot
+    be: the reply was there before the next probe was sent, or none was missed when that was due (`no answer yet`), and
+    yet it took longer than that. Then the usual round trip stands in for it.
+    """
+    usual_s = median(reply.rtt_s or 0.0 for reply in log.replies)
+    stamped = {reply.seq: reply for reply in log.replies}
+    arrived = {request.seq: request.time for request in requests}
+
+    def round_trip_s(request: Reply) -> float:
+        rtt_s, following = request.rtt_s or 0.0, request.seq + 1
+        if following in arrived and stamped[following].sent >= stamped[request.seq].time:
+            possible_s = arrived[following] - request.time
+        elif log.no_answer and request.seq not in log.no_answer:
+            possible_s = ROUND_TRIP_SPACINGS * spacing_s
+        else:
+            return rtt_s
+        return rtt_s if rtt_s <= possible_s else usual_s
+
+    return [
+        Reply(request.seq, request.time + rtt_s, rtt_s)
+        for request, rtt_s in ((request, round_trip_s(request)) for request in requests)
+    ]
 
 
 def _spacing(answers: Sequence[Reply], until: float | None) -> float | None:

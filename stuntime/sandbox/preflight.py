@@ -36,16 +36,20 @@ def check(*, capture: bool) -> None:
         raise UnfitError(
             f"{cores} processor core for two guests and their networks", f"use a machine with at least {_CORES} cores"
         )
+    if not os.access(_TUN, os.R_OK | os.W_OK):
+        raise UnfitError(
+            f"{_TUN} {'is not open to this user' if _TUN.exists() else 'does not exist'}",
+            f"run as root, or `chmod 0666 {_TUN}` as root (in a container: hand it the device)",
+        )
+
+
+def check_memory() -> None:
+    """Raise UnfitError when too little memory is left; asked when no other sandbox holds any."""
     memory = available_memory()
     if memory < _MEMORY:
         raise UnfitError(
             f"{memory >> 20} MiB of memory are available, {_MEMORY >> 20} are needed",
             "end other programs, or add memory",
-        )
-    if not os.access(_TUN, os.R_OK | os.W_OK):
-        raise UnfitError(
-            f"{_TUN} {'is not open to this user' if _TUN.exists() else 'does not exist'}",
-            f"run as root, or `chmod 0666 {_TUN}` as root (in a container: hand it the device)",
         )
 
 
@@ -69,7 +73,9 @@ def _control_group_left() -> list[int]:
         group = base / name.lstrip("/")
         for level in {base, group, *(parent for parent in group.parents if parent.is_relative_to(base))}:
             try:
-                left.append(int((level / limit).read_text()) - int((level / used).read_text()))
+                cached = dict(line.split() for line in (level / "memory.stat").read_text().splitlines())
+                idle = int(cached.get("total_inactive_file", cached.get("inactive_file", 0)))
+                left.append(int((level / limit).read_text()) - int((level / used).read_text()) + idle)
             except (OSError, ValueError):  # no such file, or "max"
                 continue
     return left

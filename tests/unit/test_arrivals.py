@@ -21,17 +21,22 @@ LOG = [
 ]
 
 
-def test_first_times_are_of_our_ping_and_unwrapped() -> None:
-    """Only the first packet of a kind, of the identifier with the most packets, tells a probe's time."""
+def test_each_ping_has_its_own_first_times() -> None:
+    """The first packet of a kind tells a probe's time; sequence numbers are unwrapped, pings are kept apart."""
     arrivals = parse_observer_log(LOG)
-    assert arrivals.first_times("request", 65530) == {65535: 1700000000.0001, 65536: 1700000000.1001}
+    ours, other = arrivals.pings("request", 65530)
+    assert ours == {65535: 1700000000.0001, 65536: 1700000000.1001}
+    assert other == {65536 + 900: 1700000000.3}
     assert arrivals.clock_steps == ((1700000000.35, -3.0),)
     assert arrivals.complete
 
 
-@pytest.mark.parametrize("lines", [LOG[:-1], [*LOG[:-1], "end 1700000001.000000 2\n"], [*LOG[:-1], "end 17000"]])
+@pytest.mark.parametrize(
+    "lines",
+    [LOG[:-1], [*LOG[:-1], "end 1700000001.000000 2\n"], [*LOG[:-1], "end 17000"], [*LOG, *LOG], [*LOG, LOG[1]]],
+)
 def test_a_cut_or_lossy_record_is_not_complete(lines: list[str]) -> None:
-    """A record without its end, or from which packets were dropped, is not complete."""
+    """A record without its end, with packets dropped, of two starts, or that goes on after its end is not complete."""
     assert not parse_observer_log(lines).complete
 
 

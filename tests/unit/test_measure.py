@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stuntime.errors import ExitCode, InvalidError, MigrationError, StuntimeError, TestbedError, UnfitError
+from stuntime.errors import ExitCode, InvalidError, MigrationError, StuntimeError, TestbedError, UnfitError, UsageError
 from stuntime.guest import GuestCommandError
 from stuntime.measure import Options, measure
 from stuntime.result import Result
@@ -118,8 +119,8 @@ class LabShell:
         if "sed -n" in command:
             self.lab._do("look")
             count = int(command.split("tail -n ")[1].split(maxsplit=1)[0])
-            return "\n".join(f"{seq / 10:.1f} {seq}" for seq in range(6, 6 + count))
-        if "tail -n 2" in command:
+            return "\n".join(f"{seq / 10:.1f} {seq} 1.0" for seq in range(6, 6 + count))
+        if "tail -n" in command:
             return "[1.0] 64 bytes from x: icmp_seq=5 ttl=64 time=1 ms"
         return ""
 
@@ -139,7 +140,7 @@ def test_the_order_is_the_rule(tmp_path: Path) -> None:
     """Check, sample, quiet window, ping, migrate, recover, collect: in this order, and a result comes of it."""
     lab = Lab()
     result = taken(lab, tmp_path)
-    steps = ["boot", "check ping", "sample clock", "quiet", "start ping", "migrate", "stop", "noise", "read ping.out"]
+    steps = ["boot", "check ping", "quiet", "sample clock", "start ping", "migrate", "stop", "noise", "read ping.out"]
     places = [lab.done.index(step) for step in [*steps, "read observer.log", "release"]]
     assert places == sorted(places)
     assert result.error is None
@@ -180,6 +181,32 @@ def test_a_failed_migration_keeps_its_logs(tmp_path: Path) -> None:
     assert result.measurement.recovered
     assert result.migration is None
     assert judge(result).verdict is Verdict.ERROR
+
+
+@pytest.mark.parametrize(("source", "target", "node"), [("x", "b", "b"), ("a", "c", "c"), ("a", "b", "a")])
+def test_a_migration_that_went_elsewhere_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, target: str, node: str
+) -> None:
+    """Source and target are verified by name, whatever the testbed says of them."""
+    lab = Lab()
+    moved = lab.migrate(PAIR.migrated, "b", timeout_s=1.0)
+    lab.node = "a"
+
+    def elsewhere(vm: VirtualMachine, asked: str, *, timeout_s: float) -> Migration:
+        lab.node, lab.time = node, START + 4.3
+        return replace(moved, source=source, target=target)
+
+    monkeypatch.setattr(lab, "migrate", elsewhere)
+    result = taken(lab, tmp_path)
+    assert (result.error.reason, judge(result).verdict) == ("migration-elsewhere", Verdict.ERROR)
+
+
+def test_a_recovery_that_cannot_be_seen_in_time_is_refused() -> None:
+    """Options with which every measurement would fail are a mistake of whoever gave them."""
+    with pytest.raises(UsageError):
+        Options(recovery_probes=700)
+    with pytest.raises(UsageError):
+        Options(interval_s=6.0)
 
 
 def test_a_second_failure_does_not_hide_the_first(tmp_path: Path) -> None:

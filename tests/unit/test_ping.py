@@ -22,6 +22,7 @@ def reply(seq: int, at: float = 0.0, rest: str = " time=0.5 ms", address: str = 
         ("PING fd00::2(fd00::2) 56 data bytes", "fd00::2"),
         ("PING fd00::2 (fd00::2) 56 data bytes", "fd00::2"),
         ("PING host.example(fd00::2 (fd00::2)) 1400 data bytes", "fd00::2"),
+        ("PING vm(vm.example (fd00::2)) 56 data bytes", "fd00::2"),
         ("PING fe80::1%eth0(fe80::1%eth0) 56 data bytes", "fe80::1"),
     ],
 )
@@ -62,6 +63,8 @@ def test_reply_forms(line: str, rtt_s: float | None) -> None:
         (f"[{START:.6f}] no answer yet for icmp_seq=2", "unparsable"),
         (f"64 bytes from {PEER}: icmp_seq=2 ttl=64 time=0.5 ms\n", "untimed"),
         ("\x00\x01\xff\n", "unparsable"),
+        (f"[{START:.6f}] no answer yet for icmp_seq={'9' * 5000}\n", "unparsable"),
+        (f"[{'9' * 400}.0] 64 bytes from {PEER}: icmp_seq=2 ttl=64 time=0.5 ms\n", "unparsable"),
     ],
 )
 def test_other_lines_are_counted_and_never_answer(line: str, counter: str) -> None:
@@ -95,6 +98,14 @@ def test_summary_tells_of_probes_that_left_no_line() -> None:
         [HEADER, reply(1), "\n", "31 packets transmitted, 1 received, 96.7742% packet loss, time 3120ms\n"]
     )
     assert (log.sent, round(log.ended - START, 3)) == (31, 3.12)
+
+
+def test_a_summary_of_millions_is_not_believed() -> None:
+    """A damaged number claims no probes that nobody sent."""
+    log = parse_ping_log(
+        [HEADER, reply(1), "999999999 packets transmitted, 1 received, 99% packet loss, time 3120ms\n"]
+    )
+    assert log.sent == 1
 
 
 def test_stamps_never_go_back() -> None:

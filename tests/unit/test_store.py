@@ -65,6 +65,17 @@ def test_a_directory_with_a_run_is_not_written_over(tmp_path: Path) -> None:
     assert "--resume" in refused.value.way_out
 
 
+def test_results_of_another_run_are_never_adopted(tmp_path: Path) -> None:
+    """A folder that holds results is refused, and results of another run do not count as this one's."""
+    output = OutputDirectory.create(tmp_path / "out", PLAN)
+    output.evidence(PLAN.scenarios[0], 1)
+    output.write(result(run="another-run"))
+    assert len(output.missing()) == 6
+    (output.root / "summary.json").unlink()
+    with pytest.raises(UsageError):
+        OutputDirectory.create(output.root, PLAN)
+
+
 @pytest.mark.parametrize("content", [None, "{", '{"plan": {}}'])
 def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path, content: str | None) -> None:
     """Nothing, something torn or something foreign is no run."""
