@@ -11,15 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from stuntime import __version__, logs
+from stuntime import __version__, cli_results, logs
 from stuntime.errors import ExitCode, StuntimeError, UsageError
 from stuntime.scenario import INITIATORS, IP_FAMILIES, NETWORKS, PATHS, Scenario, measuring_order, scenarios, select
 
 if TYPE_CHECKING:
     from stuntime.sandbox.image import GuestImage
     from stuntime.store import OutputDirectory
-
-JUNIT = "junit.xml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,17 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--recovery-probes", type=_count, metavar="N", help=_RECOVERY_HELP)
     analyze.add_argument("--json", action="store_true", help="the measurement part of the result document")
 
-    aggregate = _command(
-        commands,
-        "aggregate",
-        _aggregate,
-        "turn results into verdicts and JUnit",
-        "stuntime aggregate results --output results",
-    )
-    aggregate.add_argument(
-        "results", type=Path, nargs="+", metavar="RESULTS", help="result files, or directories of runs"
-    )
-    aggregate.add_argument("--output", type=Path, required=True, metavar="DIR", help=f"where {JUNIT} is written")
+    cli_results.add_commands(commands, _command)
     return parser
 
 
@@ -135,7 +123,8 @@ def _command(commands: Any, name: str, function: Any, summary: str, example: str
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"example: {example}"
     )
-    parser.set_defaults(command=function)
+    if function is not None:
+        parser.set_defaults(command=function)
     return parser
 
 
@@ -186,6 +175,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="how the sandbox's guests run (default: KVM if a guest proves that it boots, else software emulation)",
     )
+    cli_results.add_policy(parser)
 
 
 def _scenarios(arguments: argparse.Namespace) -> int:
@@ -201,11 +191,11 @@ def _selected(arguments: argparse.Namespace) -> list[Scenario]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from stuntime.aggregate import load
+    from stuntime.documents import load
 
     scenario = Scenario.parse(arguments.scenario)
     root, code = _measured(arguments, lambda: _new_output(arguments, [scenario]))
-    errors = [result.error for result in load([root]).results if result.error]
+    errors = [found.result.error for found in load([root]).documents if found.result.error]
     return errors[0].exit_code if code == ExitCode.INVALID and errors else code
 
 
@@ -216,6 +206,8 @@ def _suite(arguments: argparse.Namespace) -> int:
         _require_plain(arguments)
         resumed = OutputDirectory.resume(arguments.resume)
         arguments.capture = resumed.plan.capture
+        thresholds = cli_results.read_policy(arguments)[0].thresholds_file
+        thresholds.require_used(map(Scenario.parse, resumed.plan.scenarios))
         return _measured(arguments, lambda: resumed)[1]
     planned = measuring_order(_selected(arguments))
     return _measured(arguments, lambda: _new_output(arguments, planned))[1]
@@ -224,7 +216,7 @@ def _suite(arguments: argparse.Namespace) -> int:
 def _require_plain(arguments: argparse.Namespace) -> None:
     """Raise UsageError when options are given that the plan of a resumed run has decided already."""
     plain = vars(_parser().parse_args(["suite"]))
-    kept = {"resume", "keep", "accelerator", "verbose"}
+    kept = {"resume", "keep", "accelerator", "verbose", *cli_results.POLICY_OPTIONS}
     given = [name for name, value in vars(arguments).items() if name not in kept and value != plain[name]]
     if given:
         raise UsageError(
@@ -237,6 +229,7 @@ def _measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirecto
     """Measure in the sandbox what an output directory plans; return the directory's path and the exit code."""
     from stuntime.sandbox import image, lock, namespaces, preflight
 
+    policy = cli_results.read_policy(arguments)  # before an hour of measuring
     preflight.check(capture=arguments.capture)
     namespaces.require_visible(arguments.output or arguments.resume or Path())
     with lock.only_sandbox():
@@ -246,7 +239,7 @@ def _measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirecto
         code = namespaces.run_inside(lambda: guarded(lambda: _inside(arguments, built, output)))
     if code not in (ExitCode.OK, ExitCode.INTERRUPTED):
         return output.root, code
-    judged = _judge([output.root], output.root)
+    judged = cli_results.judge([output.root], output.root, policy, workspace=arguments.workspace)
     return output.root, code or judged
 
 
@@ -274,6 +267,7 @@ def _inside(arguments: argparse.Namespace, built: "GuestImage", output: "OutputD
 def _new_output(arguments: argparse.Namespace, planned: Sequence[Scenario]) -> "OutputDirectory":
     from stuntime.store import OutputDirectory, Plan
 
+    cli_results.read_policy(arguments)[0].thresholds_file.require_used(planned)
     now = datetime.now(UTC)
     run = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     plan = Plan(
@@ -290,33 +284,6 @@ def _new_output(arguments: argparse.Namespace, planned: Sequence[Scenario]) -> "
         capture=arguments.capture,
     )
     return OutputDirectory.create(arguments.output or Path(f"results-{run}"), plan)
-
-
-def _aggregate(arguments: argparse.Namespace) -> int:
-    return _judge(arguments.results, arguments.output)
-
-
-def _judge(results: Sequence[Path], output: Path) -> int:
-    """Write JUnit, print the table, and return the exit code that the verdicts ask for."""
-    from stuntime.aggregate import load, verdicts
-    from stuntime.junit import junit_xml
-    from stuntime.store import write_evidence
-    from stuntime.terminal import table
-    from stuntime.threshold import exit_code
-
-    loaded = load(results)
-    judged = verdicts(loaded)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{output} cannot be written: {error.strerror}", "name another directory") from error
-    write_evidence(output / JUNIT, junit_xml(judged, results[0] if results[0].is_dir() else None))
-    table(judged)
-    for unreadable in loaded.unreadable:
-        print(f"stuntime: {unreadable}", file=sys.stderr)
-    print(f"{output / JUNIT}")
-    code = exit_code([verdict.verdict for verdict in judged])
-    return ExitCode.INVALID if loaded.unreadable and code == ExitCode.OK else code
 
 
 def _analyze(arguments: argparse.Namespace) -> int:

@@ -1,27 +1,33 @@
 """What a person sees: live progress, tables, a measurement in words. Besides `cli` the only module that prints."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from stuntime.aggregate import ScenarioVerdict
+from stuntime.aggregate import Aggregate, ScenarioVerdict
 from stuntime.outage import INVALID, WARNINGS, Measurement
 from stuntime.result import Result
 from stuntime.scenario import Scenario
-from stuntime.suite import Progress as Report
+from stuntime.text import printable
 from stuntime.threshold import Verdict
+
+if TYPE_CHECKING:
+    from stuntime.suite import Progress as Report
 
 _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.ERROR: "yellow", Verdict.SKIPPED: "dim"}
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Report]:
+def progress(total: int) -> "Iterator[Report]":
     """Show a live line on a terminal, and a plain line per result everywhere."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     done = 0
     columns = (
@@ -59,25 +65,68 @@ def in_short(result: Result) -> str:
     return number + (f" ({', '.join(measured.reasons)})" if measured.reasons else "")
 
 
-def table(verdicts: Sequence[ScenarioVerdict]) -> None:
-    """Print the table of a run: the stuntime beside what the initiator's own log says, in 80 columns."""
-    captured = any(v.worst is not None and v.worst.capture is not None for v in verdicts)
+def verdicts(aggregate: Aggregate, details: Mapping[str, Result]) -> None:
+    """Print the table of an aggregate in 80 columns, then a sentence for all that did not pass, and the notes.
+
+    The stuntime stands beside what the initiator's own log says of it; `details` are the decisive results by scenario.
+    """
+    console = _console()
+    captured = any(detail.capture is not None for detail in details.values())
+    for (network, family), group in groupby(
+        aggregate.verdicts, key=lambda v: (v.scenario.network, v.scenario.ip_family)
+    ):
+        headings = ("stuntime", "n", "view", *(("capture",) if captured else ()), "limit")
+        grid = _grid(f"{network} {family}", *headings)
+        grid.add_column("verdict", no_wrap=True)
+        for verdict in group:
+            detail = details.get(verdict.scenario.id)
+            measured = detail.measurement if detail else None
+            numbers = [measured.initiator_view_s if measured else None]
+            numbers += [detail.capture.stuntime_s if detail and detail.capture else None] if captured else []
+            numbers += [verdict.threshold.seconds if verdict.verdict != Verdict.SKIPPED else None]
+            grid.add_row(
+                f"{verdict.scenario.path}.{verdict.scenario.initiator}",
+                _range(verdict),
+                str(len(verdict.documents) or "-"),
+                *(_seconds(number) for number in numbers),
+                Text(verdict.verdict, style=_STYLES[verdict.verdict]),
+            )
+        console.print(grid)
+        console.print()
+    counts = [(verdict, sum(v.verdict == verdict for v in aggregate.verdicts)) for verdict in Verdict]
+    told = [Text(f"{count} {verdict}", style=_STYLES[verdict]) for verdict, count in counts if count]
+    console.print(Text(", ").join(told))
+    for found in aggregate.verdicts:
+        if found.verdict in (Verdict.FAIL, Verdict.ERROR):
+            line = Text.assemble(
+                (found.verdict, _STYLES[found.verdict]), f" {found.scenario.id}: {printable(found.judgement.sentence)}"
+            )
+            console.print(line, soft_wrap=True)
+    for note in aggregate.notes:
+        console.print(Text(printable(f"note: {note}")), soft_wrap=True)
+
+
+def _range(verdict: ScenarioVerdict) -> str:
+    if verdict.not_recovered:
+        return "not recovered"
+    found = verdict.stuntime
+    return "-" if found is None else str(found).removesuffix(" s")
+
+
+def _seconds(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3f}"
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 80)
+
+
+def _grid(first: str, *headings: str) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    grid.add_column("scenario", no_wrap=True)
-    for heading in ("stuntime", "view", *(["capture"] if captured else [])):
+    grid.add_column(first, no_wrap=True, min_width=28)
+    for heading in headings:
         grid.add_column(heading, justify="right", no_wrap=True)
-    grid.add_column("verdict", no_wrap=True)
-    for verdict in verdicts:
-        measured = verdict.worst.measurement if verdict.worst else None
-        checked = verdict.worst.capture if verdict.worst else None
-        numbers = [measured.stuntime_s, measured.initiator_view_s] if measured else [None, None]
-        numbers += [checked.stuntime_s if checked else None] if captured else []
-        grid.add_row(
-            verdict.scenario.id,
-            *("-" if number is None else f"{number:.3f}" for number in numbers),
-            Text(verdict.verdict, style=_STYLES[verdict.verdict]),
-        )
-    Console(highlight=False, width=None if sys.stdout.isatty() else 80).print(grid)
+    return grid
 
 
 def measurement_in_words(measured: Measurement) -> str:
