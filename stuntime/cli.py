@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from stuntime import __version__, cli_results, logs
+from stuntime import __version__, cli_ranges, cli_results, logs
 from stuntime.errors import ExitCode, StuntimeError, UsageError
 from stuntime.scenario import INITIATORS, IP_FAMILIES, NETWORKS, PATHS, Scenario, measuring_order, scenarios, select
 
@@ -113,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--json", action="store_true", help="the measurement part of the result document")
 
     cli_results.add_commands(commands, _command)
+    cli_ranges.add_commands(commands, _command)
     return parser
 
 

@@ -11,11 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from stuntime.aggregate import Aggregate, ScenarioVerdict
+from stuntime.baseline import Baseline
+from stuntime.compare import Comparison, Finding
 from stuntime.outage import INVALID, WARNINGS, Measurement
+from stuntime.ranges import Range
 from stuntime.result import Result
 from stuntime.scenario import Scenario
 from stuntime.text import printable
-from stuntime.threshold import Verdict
+from stuntime.threshold import Thresholds, Verdict, threshold_of
 
 if TYPE_CHECKING:
     from stuntime.suite import Progress as Report
@@ -127,6 +130,95 @@ def _grid(first: str, *headings: str) -> Table:
     for heading in headings:
         grid.add_column(heading, justify="right", no_wrap=True)
     return grid
+
+
+def baseline(found: Baseline, thresholds: Thresholds) -> None:
+    """Print a baseline: where it comes from, its ranges, and the thresholds that follow from them."""
+    console = _console()
+    conditions = found.conditions
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(conditions.product_versions.items()))
+    days = " to ".join(dict.fromkeys(found.measured))
+    for line in (
+        f"baseline of {conditions.cluster_id} ({conditions.testbed}), by {found.author}, {found.created}",
+        f"measured {days} in {len(found.runs)} runs; at least {found.at_least} values asked for; {versions}",
+        f"made of documents with the digest {found.inputs_sha256}",
+    ):
+        console.print(Text(line), soft_wrap=True)
+    console.print()
+    for network in dict.fromkeys(Scenario.parse(scenario).network for scenario in found.scenarios):
+        grid = _grid(network, "n", "smallest", "median", "largest", "threshold")
+        grid.add_column("", no_wrap=True)
+        for scenario, values in found.scenarios.items():
+            parsed = Scenario.parse(scenario)
+            if parsed.network != network:
+                continue
+            threshold = threshold_of(parsed, thresholds, values.largest_s)
+            grid.add_row(
+                f"{parsed.path}.{parsed.initiator}" + ("" if parsed.ip_family == "ipv4" else f".{parsed.ip_family}"),
+                str(values.n),
+                *(_seconds(number) for number in (values.smallest_s, values.median_s, values.largest_s)),
+                _seconds(threshold.seconds),
+                "" if threshold.origin == "the baseline" else threshold.origin,
+            )
+        console.print(grid)
+        console.print()
+    for left in found.left_out:
+        console.print(Text(printable(f"left out: {left.file}: {left.why}")), soft_wrap=True)
+
+
+_FINDING_STYLES = {
+    Finding.REGRESSION: "bold red",
+    Finding.NOT_RECOVERED: "bold red",
+    Finding.ABOVE: "bold red",
+    Finding.IMPROVEMENT: "green",
+    Finding.BELOW: "yellow",
+    Finding.TOO_FEW: "yellow",
+}
+
+
+def comparison(found: Comparison) -> None:
+    """Print a comparison in 80 columns, then a sentence for each pair, and what else has to be known."""
+    console = _console()
+    console.print(Text(f"A: {found.a}\nB: {found.b}\n"), soft_wrap=True)
+    families = {Scenario.parse(pair.a).ip_family for pair in found.pairs}
+    for network in dict.fromkeys(Scenario.parse(pair.a).network for pair in found.pairs):
+        grid = _grid(network, "A", "n", "B", "n", "change")
+        for pair in found.pairs:
+            parsed = Scenario.parse(pair.a)
+            if parsed.network != network:
+                continue
+            a, b = pair.stuntime_a, pair.stuntime_b
+            family = f".{parsed.ip_family}" if len(families) > 1 else ""
+            grid.add_row(
+                f"{parsed.path}.{parsed.initiator}{family}",
+                *_side(a, pair.not_recovered_a, pair.published_s),
+                *_side(b, pair.not_recovered_b, pair.published_s),
+                "-" if pair.change_s is None else f"{pair.change_s:+.3f}",
+            )
+        console.print(grid)
+        console.print()
+    told: dict[tuple[str, str], list[str]] = {}
+    for pair in found.pairs:
+        name = pair.a if pair.a == pair.b else f"{pair.a} and {pair.b}"
+        told.setdefault((pair.finding, pair.sentence), []).append(name)
+    for (finding, sentence), names in told.items():
+        of = names[0] if len(names) == 1 else f"{len(names)} scenarios"
+        style = _FINDING_STYLES.get(Finding(finding), "")
+        console.print(Text.assemble((finding, style), f" {of}: {sentence}"), soft_wrap=True)
+    notes = [f"the conditions differ: {difference}" for difference in found.conditions_differ]
+    notes += [
+        f"only in {side}: {scenario}" for side, only in (("A", found.only_a), ("B", found.only_b)) for scenario in only
+    ]
+    notes += [f"left out: {told}" for told in (*found.left_out_a, *found.left_out_b)]
+    for note in notes:
+        console.print(Text(printable(f"note: {note}")), soft_wrap=True)
+
+
+def _side(values: Range | None, not_recovered: int, published_s: tuple[float, float] | None) -> tuple[str, str]:
+    lost = f"{not_recovered} never" if not_recovered else ""
+    if values is None:
+        return lost or (f"{published_s[0]:g} to {published_s[1]:g}" if published_s else "-"), "-"
+    return ", ".join(filter(None, (str(values).removesuffix(" s"), lost))), str(values.n + not_recovered)
 
 
 def measurement_in_words(measured: Measurement) -> str:
