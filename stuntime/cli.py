@@ -240,7 +240,7 @@ def _measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirecto
         code = namespaces.run_inside(lambda: guarded(lambda: _inside(arguments, built, output)))
     if code not in (ExitCode.OK, ExitCode.INTERRUPTED):
         return output.root, code
-    judged = cli_results.judge([output.root], output.root, policy, workspace=arguments.workspace)
+    judged = cli_results.judge([output.root], output.root, policy, workspace=arguments.workspace, page=True)
     return output.root, code or judged
 
 

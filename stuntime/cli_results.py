@@ -1,4 +1,4 @@
-"""The command that judges results and needs no testbed: aggregate."""
+"""The commands that judge results and need no testbed: aggregate and report."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stuntime.requirements import Requirements
     from stuntime.result import Result
 
-JUNIT = "junit.xml"
+JUNIT, PAGE = "junit.xml", "report.html"
 #: What `add_policy` adds; it says how results are judged, and nothing of how they are measured.
 POLICY_OPTIONS = ("thresholds", "baseline", "published", "requirements", "workspace")
 #: Makes a subcommand: of the parsers, its name, function, summary and an example.
@@ -35,6 +35,17 @@ def add_commands(commands: Any, command: Command) -> None:
         "--output", type=Path, required=True, metavar="DIR", help=f"where {JUNIT} and aggregate.json are written"
     )
     _add_judging(aggregate)
+
+    report = command(
+        commands,
+        "report",
+        _report,
+        "write the page that explains results",
+        "stuntime report results --output report.html --baseline baseline.json",
+    )
+    add_results(report)
+    report.add_argument("--output", type=Path, required=True, metavar="FILE", help="where the page is written")
+    _add_judging(report)
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +98,9 @@ def judge(
     workspace: Path,
     expect: str | None = None,
     run: str | None = None,
+    page: bool = False,
 ) -> int:
-    """Write JUnit and the aggregate; print the verdicts; return the exit code they ask for."""
+    """Write JUnit, the aggregate and with `page` the page; print the verdicts; return the exit code they ask for."""
     from stuntime import terminal
     from stuntime.aggregate_file import document_of
     from stuntime.documents import AGGREGATE
@@ -100,10 +112,14 @@ def judge(
         output / AGGREGATE: to_json(document_of(aggregate)),
         output / JUNIT: junit_xml(aggregate, details, policy[1], workspace),
     }
+    if page:
+        files[output / PAGE] = _page(aggregate, details, policy[0])
     for path, content in files.items():
         write(path, content)
     terminal.verdicts(aggregate, details)
     _tell_unreadable(aggregate)
+    if page:
+        print(f"the page: {output / PAGE}")
     print(f"JUnit: {output / JUNIT}")
     return aggregate.exit_code
 
@@ -117,6 +133,12 @@ def _aggregated(
 
     found = aggregate(load(results), policy, expect=expect, run=run)
     return found, {v.scenario.id: v.decisive.whole() for v in found.verdicts if v.decisive is not None}
+
+
+def _page(aggregate: "Aggregate", details: "dict[str, Result]", policy: "Policy") -> bytes:
+    from stuntime.report import page
+
+    return page(aggregate, details, policy)
 
 
 def _tell_unreadable(aggregate: "Aggregate") -> None:
@@ -146,3 +168,12 @@ def _aggregate(arguments: argparse.Namespace) -> int:
         expect=arguments.expect,
         run=arguments.run,
     )
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    policy, _ = read_policy(arguments)
+    aggregate, details = _aggregated(arguments.results, policy, arguments.expect, arguments.run)
+    write(arguments.output, _page(aggregate, details, policy))
+    _tell_unreadable(aggregate)
+    print(arguments.output)
+    return aggregate.exit_code
