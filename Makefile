@@ -5,11 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUITE ?=
 
-.PHONY: help install sandbox test test-unit test-sandbox bench lint clean
+.PHONY: help install sandbox test test-unit test-page test-sandbox bench lint clean
 
 help:
 	@echo "make sandbox   measure all 12 scenarios on this machine, for real (more options: SUITE='--repeat 3')"
-	@echo "make test      lint, unit tests, and tests with real migrations on this machine"
+	@echo "make test      lint, unit tests, the report page in a browser, and tests with real migrations"
 	@echo "make bench     how fast logs are analysed and results aggregated"
 	@echo "make lint      ruff and mypy"
 	@echo "make install   the distribution's packages and the virtual environment, no more"
@@ -30,16 +30,21 @@ packages:
 sandbox: install
 	$(BIN)/stuntime suite $(SUITE)
 
-test: lint test-unit test-sandbox
+test: lint test-unit test-page test-sandbox
 
 test-unit: install
 	$(BIN)/pytest tests/unit
+
+test-page: install
+	@sh tests/page/install.sh
+	$(BIN)/pytest tests/page
 
 test-sandbox: install
 	$(BIN)/pytest tests/sandbox
 
 bench: install
 	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks.many_results
 
 lint: install
 	$(BIN)/ruff check .

@@ -16,8 +16,9 @@ from stuntime.errors import ExitCode, StuntimeError, UsageError
 from stuntime.scenario import INITIATORS, IP_FAMILIES, NETWORKS, PATHS, Scenario, measuring_order, scenarios, select
 
 if TYPE_CHECKING:
+    from stuntime.measure import Options
     from stuntime.sandbox.image import GuestImage
-    from stuntime.store import OutputDirectory
+    from stuntime.store import OutputDirectory, Plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -246,22 +247,13 @@ def _measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirecto
 
 def _inside(arguments: argparse.Namespace, built: "GuestImage", output: "OutputDirectory") -> int:
     """Run a plan inside the sandbox's namespaces."""
-    from stuntime.measure import Options
     from stuntime.sandbox.testbed import SandboxTestbed
     from stuntime.suite import run_plan
     from stuntime.terminal import progress
 
-    plan = output.plan
-    options = Options(
-        interval_s=plan.interval_s,
-        recovery_probes=plan.recovery_probes,
-        recovery_timeout_s=plan.recovery_timeout_s,
-        migrate=plan.migrate,
-        capture=plan.capture,
-    )
     testbed = SandboxTestbed(built, accelerator=arguments.accelerator, keep=arguments.keep)
     with progress(len(output.missing())) as report:
-        run_plan(testbed, output, options, report)
+        run_plan(testbed, output, _options(output.plan), report)
     return ExitCode.OK
 
 
@@ -284,7 +276,20 @@ def _new_output(arguments: argparse.Namespace, planned: Sequence[Scenario]) -> "
         migrate=arguments.migrate,
         capture=arguments.capture,
     )
+    _options(plan)  # raises before anything is made
     return OutputDirectory.create(arguments.output or Path(f"results-{run}"), plan)
+
+
+def _options(plan: "Plan") -> "Options":
+    from stuntime.measure import Options
+
+    return Options(
+        interval_s=plan.interval_s,
+        recovery_probes=plan.recovery_probes,
+        recovery_timeout_s=plan.recovery_timeout_s,
+        migrate=plan.migrate,
+        capture=plan.capture,
+    )
 
 
 def _analyze(arguments: argparse.Namespace) -> int:
