@@ -41,6 +41,7 @@ class Cell:
     mark: str
     sentence: str
     number: str
+    hidden: str
     view: str
     why_differ: str
     threshold: str
@@ -187,6 +188,7 @@ def _cell(verdict: ScenarioVerdict, result: Result | None, evidence: Evidence | 
         mark=MARKS[verdict.verdict],
         sentence=verdict.judgement.sentence,
         number="; ".join(filter(None, (lost, str(found) if found else ""))) or "no value",
+        hidden=_hidden(result),
         view=str(view) if view else "unknown",
         why_differ=_why_differ(scenario, found, view, result),
         threshold=str(verdict.threshold),
@@ -207,6 +209,14 @@ def _cell(verdict: ScenarioVerdict, result: Result | None, evidence: Evidence | 
         facts=list(facts_of(result, evidence)) if result else (),
         invalid=verdict.invalid[:SHOWN],
     )
+
+
+def _hidden(result: Result | None) -> str:
+    """Return what an outage could have lasted that was too short to be seen; nothing where one was seen."""
+    measured = result.measurement if result else None
+    if measured is None or measured.stuntime_s != 0 or not measured.bounds_s or measured.bounds_s.upper is None:
+        return ""
+    return f"{measured.bounds_s.upper:.3f} s (between two probes)"
 
 
 def _values(found: Range | None) -> str:

@@ -134,6 +134,13 @@ def test_it_says_all_that_was_asked_for():
     assert "\x1b" not in read.shown
 
 
+def test_a_zero_says_what_could_hide_in_it(tmp_path):
+    """In the matrix a 0 stands with the longest outage that could lie between two probes."""
+    measured = {"bounds_s": {"lower": 0.0, "upper": 0.187}, "outages": [], "gaps": []}
+    page = written(write(tmp_path, document(stuntime_s=0.0, measurement=measured)))
+    assert "0.187 s (between two probes)" in page
+
+
 def test_what_results_say_is_text(tmp_path):
     """Whatever a document holds, it is shown and never becomes markup."""
     error = {"reason": "<b>", "message": "<script>alert(1)</script>", "way_out": "&amp;", "exit_code": 5}

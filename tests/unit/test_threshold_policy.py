@@ -98,3 +98,10 @@ def test_published_range_can_be_left_on_both_sides():
     assert "above-published-range" in above.sentence
     assert "publish anew" in below.sentence
     assert "publish anew" not in inside.sentence
+
+
+def test_a_zero_says_what_could_hide_in_it():
+    """An outage shorter than two probes reads 0, and the sentence says how long it could have been."""
+    measured = {"bounds_s": {"lower": 0.0, "upper": 0.187}}
+    assert "up to 0.187 s could hide" in judge(result(stuntime_s=0.0, measurement=measured)).sentence
+    assert "could hide" not in judge(result(stuntime_s=0.3)).sentence
