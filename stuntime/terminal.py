@@ -71,13 +71,12 @@ def in_short(result: Result) -> str:
 def verdicts(aggregate: Aggregate, details: Mapping[str, Result]) -> None:
     """Print the table of an aggregate in 80 columns, then a sentence for all that did not pass, and the notes.
 
-    The stuntime stands beside what the initiator's own log says of it; `details` are the decisive results by scenario.
+    What was not asked for is only counted. The stuntime stands beside what the initiator's own log says of it; `details` are the decisive results by scenario.
     """
     console = _console()
     captured = any(detail.capture is not None for detail in details.values())
-    for (network, family), group in groupby(
-        aggregate.verdicts, key=lambda v: (v.scenario.network, v.scenario.ip_family)
-    ):
+    shown = [verdict for verdict in aggregate.verdicts if verdict.verdict != Verdict.SKIPPED]
+    for (network, family), group in groupby(shown, key=lambda v: (v.scenario.network, v.scenario.ip_family)):
         headings = ("stuntime", "n", "view", *(("capture",) if captured else ()), "limit")
         grid = _grid(f"{network} {family}", *headings)
         grid.add_column("verdict", no_wrap=True)
@@ -86,7 +85,7 @@ def verdicts(aggregate: Aggregate, details: Mapping[str, Result]) -> None:
             measured = detail.measurement if detail else None
             numbers = [measured.initiator_view_s if measured else None]
             numbers += [detail.capture.stuntime_s if detail and detail.capture else None] if captured else []
-            numbers += [verdict.threshold.seconds if verdict.verdict != Verdict.SKIPPED else None]
+            numbers.append(verdict.threshold.seconds)
             grid.add_row(
                 f"{verdict.scenario.path}.{verdict.scenario.initiator}",
                 _range(verdict),

@@ -44,7 +44,9 @@ def choose(wish: str, image: GuestImage) -> Accelerator:
         if obstacle and wish == "kvm":
             raise UnfitError(f"KVM does not work here: {obstacle}", "use --accelerator tcg, or a machine with KVM")
         chosen = Accelerator("tcg", obstacle) if obstacle else Accelerator("kvm", "a guest has booted with it")
-    _log.info("sandbox.accelerator", accelerator=chosen.name, why=chosen.why)
+    # Said aloud where it is less than users have: software emulation makes slower guests and longer outages.
+    tell = _log.info if chosen.name in (wish, "kvm") else _log.warning
+    tell("sandbox.accelerator", accelerator=chosen.name, why=chosen.why.splitlines()[0])
     return chosen
 
 

@@ -30,7 +30,8 @@ class OvnLocalnet(Network):
     def __init__(self) -> None:
         self._daemons: list[Process] = []
         self.datapath = "kernel" if _kernel_datapath() else "netdev"
-        _log.info("sandbox.datapath", network=self.name, datapath=self.datapath)
+        tell = _log.info if self.datapath == "kernel" else _log.warning
+        tell("sandbox.datapath", network=self.name, datapath=self.datapath)
 
     @contextmanager
     def up(self) -> Iterator[None]:
