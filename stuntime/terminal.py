@@ -71,7 +71,8 @@ def in_short(result: Result) -> str:
 def verdicts(aggregate: Aggregate, details: Mapping[str, Result]) -> None:
     """Print the table of an aggregate in 80 columns, then a sentence for all that did not pass, and the notes.
 
-    What was not asked for is only counted. The stuntime stands beside what the initiator's own log says of it; `details` are the decisive results by scenario.
+    What was not asked for is only counted. The stuntime stands beside what the initiator's own log says of it;
+    `details` are the decisive results by scenario.
     """
     console = _console()
     captured = any(detail.capture is not None for detail in details.values())
