@@ -39,7 +39,7 @@ def guarded(command: Callable[[], int]) -> int:
     try:
         return command()
     except StuntimeError as error:
-        print(f"stuntime: {error}\n          {error.way_out}", file=sys.stderr)
+        print(f"stuntime: {' '.join(str(error).split())}\n          {error.way_out}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stuntime: interrupted; what was measured is kept", file=sys.stderr)
