@@ -89,10 +89,12 @@ def _range(scenario: str, documents: Sequence[Document], not_recovered: int) -> 
     if values is None:
         raise AssertionError("a usable result has a number")
     spacing_s = median(m.spacing_s for m in measured)
+    # A 0 is an outage too short for two probes to tell: what could hide in it belongs to what customers may see.
+    hidden = [m.bounds_s.upper for m in measured if m.stuntime_s == 0 and m.bounds_s and m.bounds_s.upper is not None]
     return PublishedRange(
         scenario=scenario,
         from_s=outwards(values.smallest_s, spacing_s, down=True),
-        to_s=outwards(values.largest_s, spacing_s, down=False),
+        to_s=outwards(max([values.largest_s, *hidden]), spacing_s, down=False),
         spacing_s=spacing_s,
         stuntime=values,
         initiator_view=views,

@@ -127,6 +127,14 @@ def test_a_published_range_is_rounded_outwards(value_s, spacing_s, down, up):
     assert outwards(value_s, spacing_s, down=False) == up
 
 
+def test_what_could_hide_in_a_zero_is_published(tmp_path):
+    """No range ends at 0: an outage shorter than two probes reads 0, and customers may see it all the same."""
+    measured = {"bounds_s": {"lower": 0.0, "upper": 0.187}}
+    write(tmp_path, document(stuntime_s=0.0, measurement=measured))
+    (found,) = published_of(load([tmp_path]), "1").ranges
+    assert (found.from_s, found.to_s) == (0.0, 0.2)
+
+
 def test_publish_says_conditions_and_that_it_is_no_sla(tmp_path):
     """The article has the ranges, both views, the conditions, and the sentence; its document is read back."""
     published = published_of(load([SANDBOX]), "4.20")
