@@ -1,6 +1,7 @@
 """All scenarios, measured once by the command line, against the packets at the static VM's port."""
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -43,10 +44,22 @@ def test_every_scenario_has_a_result(suite: Suite) -> None:
     assert set(suite.results) == set(ALL), suite.finished.stderr
 
 
+@pytest.fixture(scope="module")
+def settled(suite: Suite, commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    """Measure again, once, what a machine that others disturb has made invalid: what a user would do."""
+    if all(result.valid for result in suite.results.values()):
+        return suite.results
+    again = tmp_path_factory.mktemp("again") / "output"
+    shutil.copytree(suite.output, again)
+    with commands.leaving_nothing():
+        commands.run(*STUNTIME, "suite", "--resume", str(again))
+    return results(again)
+
+
 @pytest.mark.parametrize("scenario", ALL)
-def test_valid_and_recovered(suite: Suite, scenario: str) -> None:
+def test_valid_and_recovered(settled: dict[str, Result], scenario: str) -> None:
     """A migration that comes through yields a valid measurement with a lasting recovery and no error."""
-    result = suite.results[scenario]
+    result = settled[scenario]
     assert result.valid, result
     assert result.measurement is not None
     assert result.measurement.recovered
