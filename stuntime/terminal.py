@@ -39,7 +39,9 @@ def progress(total: int) -> "Iterator[Report]":
         TextColumn("{task.completed}/{task.total} {task.description}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as live:
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True, refresh_per_second=2
+    ) as live:
         task = live.add_task("booting", total=total)
 
         def report(scenario: Scenario, repetition: int, result: Result | None) -> None:
