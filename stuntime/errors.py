@@ -63,10 +63,3 @@ class MigrationError(TestbedError):
     """The migration failed, was aborted, never converged or reached another node than asked for."""
 
     reason = "migration-failed"
-
-
-class InterruptedRun(StuntimeError):  # noqa: N818 - nothing is wrong: somebody asked to stop
-    """SIGINT or SIGTERM."""
-
-    exit_code = ExitCode.INTERRUPTED
-    reason = "interrupted"

@@ -24,7 +24,8 @@ def run_plan(testbed: Testbed, output: OutputDirectory, options: Options, progre
     A scenario that fails stops none of the others; only an output directory that cannot be written does (TestbedError).
     """
     todo = [(Scenario.parse(scenario), repetition) for scenario, repetition in output.missing()]
-    todo.sort(key=lambda item: _wave(output, item[0]))
+    waves = [Scenario.parse(scenario).network for scenario in output.plan.scenarios]
+    todo.sort(key=lambda item: waves.index(item[0].network))
     for network, wave in groupby(todo, key=lambda item: item[0].network):
         pending = list(wave)
         try:
@@ -47,8 +48,3 @@ def run_plan(testbed: Testbed, output: OutputDirectory, options: Options, progre
                 output.evidence(scenario.id, repetition)
                 result = failed(scenario, options, error, run=output.plan.run, repetition=repetition)
                 progress(scenario, repetition, output.write(result))
-
-
-def _wave(output: OutputDirectory, scenario: Scenario) -> int:
-    networks = list(dict.fromkeys(Scenario.parse(planned).network for planned in output.plan.scenarios))
-    return networks.index(scenario.network)
