@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stuntime.cli_results import Command, add_results, write
+from stuntime.cli_common import Command
+from stuntime.cli_results import add_results, write
 from stuntime.errors import ExitCode, UsageError
 
 

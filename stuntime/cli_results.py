@@ -2,10 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stuntime.cli_common import Command
 from stuntime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 JUNIT, PAGE = "junit.xml", "report.html"
 #: What `add_policy` adds; it says how results are judged, and nothing of how they are measured.
 POLICY_OPTIONS = ("thresholds", "baseline", "published", "requirements", "workspace")
-#: Makes a subcommand: of the parsers, its name, function, summary and an example.
-Command = Callable[[Any, str, Callable[[argparse.Namespace], int] | None, str, str], argparse.ArgumentParser]
 
 
 def add_commands(commands: Any, command: Command) -> None:

@@ -9,13 +9,24 @@ from stuntime.errors import StuntimeError
 from stuntime.measure import Options, failed, measure
 from stuntime.result import Result
 from stuntime.scenario import Scenario
-from stuntime.store import OutputDirectory
+from stuntime.store import OutputDirectory, Plan
 from stuntime.testbed import Testbed
 
 log = structlog.get_logger()
 
 #: Called before a measurement with None and after it with its result.
 Progress = Callable[[Scenario, int, Result | None], None]
+
+
+def options_of(plan: Plan) -> Options:
+    """Return how a plan wants to be measured; raise UsageError when no recovery could ever be seen in time."""
+    return Options(
+        interval_s=plan.interval_s,
+        recovery_probes=plan.recovery_probes,
+        recovery_timeout_s=plan.recovery_timeout_s,
+        migrate=plan.migrate,
+        capture=plan.capture,
+    )
 
 
 def run_plan(testbed: Testbed, output: OutputDirectory, options: Options, progress: Progress) -> None:

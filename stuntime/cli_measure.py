@@ -1,0 +1,186 @@
+"""The commands that measure: run and suite, on whichever testbed."""
+
+import argparse
+import secrets
+from collections.abc import Callable, Container, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stuntime import __version__, cli_results, cli_sandbox
+from stuntime.cli_common import RECOVERY_HELP, Command, count, seconds, words
+from stuntime.errors import ExitCode, UsageError
+from stuntime.scenario import INITIATORS, IP_FAMILIES, NETWORKS, PATHS, Scenario, measuring_order, scenarios, select
+
+if TYPE_CHECKING:
+    from stuntime.store import OutputDirectory
+
+#: Each testbed's own options, and how it measures what an output directory plans.
+_TESTBEDS = {"sandbox": cli_sandbox}
+
+
+def add_commands(commands: Any, command: Command) -> None:
+    """Add the commands to the parser's subcommands."""
+    listing = command(
+        commands, "scenarios", _scenarios, "list the ids of the scenarios", "stuntime scenarios --ip-family ipv4,ipv6"
+    )
+    _add_selection(listing)
+
+    run = command(
+        commands, "run", _run, "measure one scenario", "stuntime run linux-bridge.from-static-node.static.ipv4"
+    )
+    run.add_argument("scenario", metavar="SCENARIO", help="a scenario id")
+    run.set_defaults(resume=None)
+    _add_measuring(run)
+
+    suite = command(
+        commands,
+        "suite",
+        _suite,
+        "measure many scenarios",
+        "stuntime suite --network linux-bridge --repeat 3 --capture",
+    )
+    _add_selection(suite)
+    _add_measuring(suite)
+    suite.add_argument("--resume", type=Path, metavar="DIR", help="go on with a run: measure what is missing in DIR")
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("selection", nargs="?", metavar="SELECTION", help="a comma list of scenario ids, with *")
+    for option, known, default in (
+        ("network", NETWORKS, NETWORKS),
+        ("path", PATHS, PATHS),
+        ("initiator", INITIATORS, INITIATORS),
+        ("ip-family", IP_FAMILIES, None),
+    ):
+        parser.add_argument(
+            f"--{option}",
+            type=words(known),
+            default=default,
+            metavar="LIST",
+            help=f"a comma list of {', '.join(known)} (default: {'ipv4' if default is None else 'all'})",
+        )
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--testbed", choices=list(_TESTBEDS), default="sandbox", help="where the VMs live (default: sandbox)"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where results are written (default: results-RUN)")
+    parser.add_argument("--interval", type=seconds, default=0.1, metavar="S", help="ping's interval (default: 0.1)")
+    parser.add_argument(
+        "--repeat", type=count, default=1, metavar="N", help="measure each scenario N times (default: 1)"
+    )
+    parser.add_argument("--recovery-probes", type=count, metavar="N", help=RECOVERY_HELP)
+    parser.add_argument(
+        "--recovery-timeout",
+        type=seconds,
+        default=60.0,
+        metavar="S",
+        help="how long to wait for a recovery (default: 60)",
+    )
+    parser.add_argument(
+        "--no-migrate", dest="migrate", action="store_false", help="the control run: nothing is migrated"
+    )
+    parser.add_argument(
+        "--capture", action="store_true", help="keep a packet capture at the static VM's port, and compare"
+    )
+    for testbed in _TESTBEDS.values():
+        testbed.add_options(parser)
+    cli_results.add_policy(parser)
+    parser.set_defaults(plain=lambda *positional: vars(parser.parse_args(positional)))
+
+
+def _scenarios(arguments: argparse.Namespace) -> int:
+    for scenario in _selected(arguments):
+        print(scenario.id)
+    return ExitCode.OK
+
+
+def _selected(arguments: argparse.Namespace) -> list[Scenario]:
+    families = arguments.ip_family or (IP_FAMILIES if arguments.selection else IP_FAMILIES[:1])
+    known = scenarios(arguments.network, arguments.path, arguments.initiator, families)
+    return select(arguments.selection, known) if arguments.selection else known
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from stuntime.documents import load
+
+    scenario = Scenario.parse(arguments.scenario)
+    root, code = _measured(arguments, arguments.testbed, lambda: _new_output(arguments, [scenario]))
+    errors = [found.result.error for found in load([root]).documents if found.result.error]
+    return errors[0].exit_code if code == ExitCode.INVALID and errors else code
+
+
+def _suite(arguments: argparse.Namespace) -> int:
+    from stuntime.store import OutputDirectory
+
+    if arguments.resume:
+        _require_plain(arguments)
+        resumed = OutputDirectory.resume(arguments.resume)
+        arguments.capture = resumed.plan.capture
+        thresholds = cli_results.read_policy(arguments)[0].thresholds_file
+        thresholds.require_used(map(Scenario.parse, resumed.plan.scenarios))
+        return _measured(arguments, resumed.plan.testbed, lambda: resumed)[1]
+    planned = measuring_order(_selected(arguments))
+    return _measured(arguments, arguments.testbed, lambda: _new_output(arguments, planned))[1]
+
+
+def _require_plain(arguments: argparse.Namespace) -> None:
+    """Raise UsageError when options are given that the plan of a resumed run has decided already."""
+    kept = {"resume", "verbose", *cli_results.POLICY_OPTIONS, *(o for t in _TESTBEDS.values() for o in t.OPTIONS)}
+    if given := _given(arguments, set(arguments.plain()) - kept):
+        raise UsageError(
+            f"--resume goes on with the plan of the run; not with {', '.join(given)}",
+            "leave that out, or begin a new run",
+        )
+
+
+def _require_own(arguments: argparse.Namespace, testbed: str) -> None:
+    """Raise UsageError when options of another testbed are given."""
+    others = {option for name, other in _TESTBEDS.items() if name != testbed for option in other.OPTIONS}
+    if given := _given(arguments, others - set(_TESTBEDS[testbed].OPTIONS)):
+        raise UsageError(
+            f"the testbed {testbed} knows no {', '.join(given)}", "leave that out, or name another --testbed"
+        )
+
+
+def _given(arguments: argparse.Namespace, options: Container[str]) -> list[str]:
+    plain = arguments.plain(*([arguments.scenario] if "scenario" in arguments else []))
+    differing = [name for name, value in vars(arguments).items() if name in options and value != plain[name]]
+    return [f"--{name.replace('_', '-')}" for name in differing]
+
+
+def _measured(arguments: argparse.Namespace, testbed: str, opened: "Callable[[], OutputDirectory]") -> tuple[Path, int]:
+    """Measure on the testbed what an output directory plans; return the directory's path and the exit code."""
+    policy = cli_results.read_policy(arguments)  # before an hour of measuring
+    _require_own(arguments, testbed)
+    output, code = _TESTBEDS[testbed].measured(arguments, opened)
+    if code not in (ExitCode.OK, ExitCode.INTERRUPTED):
+        return output.root, code
+    judged = cli_results.judge([output.root], output.root, policy, workspace=arguments.workspace, page=True)
+    return output.root, code or judged
+
+
+def _new_output(arguments: argparse.Namespace, planned: Sequence[Scenario]) -> "OutputDirectory":
+    from stuntime.store import OutputDirectory, Plan
+    from stuntime.suite import options_of
+
+    cli_results.read_policy(arguments)[0].thresholds_file.require_used(planned)
+    now = datetime.now(UTC)
+    run = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    plan = Plan(
+        run=run,
+        tool_version=__version__,
+        testbed=arguments.testbed,
+        started=now.isoformat(timespec="seconds"),
+        scenarios=tuple(scenario.id for scenario in planned),
+        repeat=arguments.repeat,
+        interval_s=arguments.interval,
+        recovery_probes=arguments.recovery_probes,
+        recovery_timeout_s=arguments.recovery_timeout,
+        migrate=arguments.migrate,
+        capture=arguments.capture,
+    )
+    options_of(plan)  # raises before anything is made
+    return OutputDirectory.create(arguments.output or Path(f"results-{run}"), plan)
