@@ -1,0 +1,422 @@
+"""Requests to a Kubernetes API: asked again while the server is away, watched instead of polled, refused aloud."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import structlog
+import urllib3
+from kubernetes import config
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+
+from stuntime.errors import ExitCode, StuntimeError, TestbedError, UsageError
+from stuntime.kubevirt.kinds import Kind, Object
+
+_log = structlog.get_logger()
+
+_PATIENCE_S = 60.0
+_REQUEST_S = (5.0, 30.0)
+_WATCH_S = 30
+_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
+_BUSY = (429, 500, 502, 503, 504)
+_NOT_FOUND, _CONFLICT, _GONE, _UNAUTHORIZED, _FORBIDDEN = 404, 409, 410, 401, 403
+
+
+class ApiError(TestbedError):
+    """The API server answered with an error of its own; `status` is that of HTTP."""
+
+    reason = "api-refused"
+
+    def __init__(self, what: str, way_out: str, status: int, *, reason: str | None = None) -> None:
+        super().__init__(what, way_out, reason=reason)
+        self.status = status
+
+
+class ConflictError(ApiError):
+    """The object exists already, or has changed since it was read."""
+
+    reason = "api-conflict"
+
+
+class InterruptedRunError(StuntimeError):
+    """Somebody wants the run to end."""
+
+    exit_code = ExitCode.INTERRUPTED
+    reason = "interrupted"
+
+
+class Api:
+    """A client of one cluster, in one namespace where none is named. Any thread may use it.
+
+    Every call may raise ApiError, a TestbedError (`api-away`) when the server was away for longer than `patience_s`,
+    and InterruptedRunError as soon as `stop` has been called.
+    """
+
+    def __init__(self, client: ApiClient, namespace: str, *, patience_s: float = _PATIENCE_S) -> None:
+        """Remember whom to ask; nothing is asked yet."""
+        self.namespace = namespace
+        self.configuration: Configuration = client.configuration
+        self.requests: Counter[str] = Counter()
+        self._client = client
+        self._patience_s = patience_s
+        self._stopped = threading.Event()
+        self._streams: set[Any] = set()
+        self._lock = threading.Lock()
+
+    def stop(self) -> None:
+        """End what waits now and will be asked for later, in every thread."""
+        self._stopped.set()
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.shutdown()
+
+    def last_words(self, *, patience_s: float) -> "Api":
+        """Return a client that still answers after `stop`, with little patience: for what has to be taken away."""
+        last = Api(self._client, self.namespace, patience_s=patience_s)
+        last.requests = self.requests
+        return last
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` has been called."""
+        return self._stopped.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Sleep; raise InterruptedRunError at once when the run has to end."""
+        if self._stopped.wait(max(0.0, seconds)):
+            raise InterruptedRunError("the run was interrupted", "measure again")
+
+    def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
+        """Return an object; None when there is none."""
+        try:
+            return self._request("GET", kind, kind.path(namespace or self.namespace, name))
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                return None
+            raise
+
+    def find(
+        self, kind: Kind, *, labels: str = "", fields: str = "", namespace: str | None = None, everywhere: bool = False
+    ) -> list[Object]:
+        """Return the objects that the selectors name, of one namespace or (`everywhere`) of all.
+
+        A kind that the cluster does not know is an ApiError with status 404.
+        """
+        path = kind.path("-").replace("/namespaces/-", "") if everywhere else kind.path(namespace or self.namespace)
+        return self._list(kind, path, labels, fields)[0]
+
+    def create(self, kind: Kind, body: Object, namespace: str | None = None) -> Object:
+        """Create an object and return it; raise ConflictError when it exists.
+
+        A server that went away in the middle may have made it: then it is found again by its name.
+        """
+        path = kind.path(namespace or self.namespace)
+
+        def made_before() -> Object | None:
+            return self.get(kind, body["metadata"]["name"], namespace)
+
+        return self._request("POST", kind, path, body=body, done_before=made_before)
+
+    def replace(self, kind: Kind, body: Object, namespace: str | None = None) -> Object:
+        """Replace an object that nobody has changed since it was read; raise ConflictError when somebody has."""
+        return self._request("PUT", kind, kind.path(namespace or self.namespace, body["metadata"]["name"]), body=body)
+
+    def merge(self, kind: Kind, name: str, patch: Object, namespace: str | None = None) -> Object:
+        """Merge a patch into an object (RFC 7386) and return it."""
+        return self._request("PATCH", kind, kind.path(namespace or self.namespace, name), body=patch)
+
+    def delete(
+        self, kind: Kind, name: str, namespace: str | None = None, *, grace_s: int | None = 0, uid: str | None = None
+    ) -> bool:
+        """Ask for an object's deletion; return whether there was one. With `uid` only that very object."""
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        try:
+            self._request("DELETE", kind, kind.path(namespace or self.namespace, name), body=options)
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                return False
+            raise
+        return True
+
+    def ask(self, path: str) -> Object:
+        """Return what the server says at a path of its own (`/version`)."""
+        return self._request("GET", None, path)
+
+    def post(self, path: str, body: Object) -> Object:
+        """Return the answer to a question that has a body (an access review)."""
+        return self._request("POST", None, path, body=body)
+
+    def text(self, path: str, query: Mapping[str, Any], limit: int) -> str:
+        """Return the first characters of a text (a pod's log)."""
+        response = self._patiently(lambda: self._call("GET", path, query, None, _REQUEST_S, "pods/log"), "GET", path)
+        try:
+            return bytes(response.read(limit)).decode(errors="replace")
+        finally:
+            response.release_conn()
+
+    def states(
+        self,
+        kind: Kind,
+        deadline: float,
+        *,
+        name: str = "",
+        labels: str = "",
+        namespace: str | None = None,
+    ) -> Iterator[Mapping[str, Object]]:
+        """Yield all objects that are selected, by name, and again after each change, until the deadline (monotonic).
+
+        The first is the state of now. A watch that the server ended is gone on with; one that it has forgotten (410)
+        begins anew.
+        """
+        path = kind.path(namespace or self.namespace)
+        fields = f"metadata.name={name}" if name else ""
+        while time.monotonic() < deadline:
+            listed, version = self._list(kind, path, labels, fields)
+            known = {found["metadata"]["name"]: found for found in listed}
+            yield dict(known)
+            query = {"labelSelector": labels, "fieldSelector": fields}
+            for change, found in self._changes(kind, path, {k: v for k, v in query.items() if v}, version, deadline):
+                if change == "DELETED":
+                    known.pop(found["metadata"]["name"], None)
+                else:
+                    known[found["metadata"]["name"]] = found
+                yield dict(known)
+
+    def wait(
+        self,
+        kind: Kind,
+        name: str,
+        condition: Callable[[Object | None], bool],
+        *,
+        timeout_s: float,
+        what: str,
+        namespace: str | None = None,
+    ) -> Object | None:
+        """Return an object as soon as the condition holds for it (None: it is not there); raise TestbedError after."""
+        found: Object | None = None
+        for state in self.states(kind, time.monotonic() + timeout_s, name=name, namespace=namespace):
+            found = state.get(name)
+            if condition(found):
+                return found
+        told = "" if found is None else f" (it is {_in_short(found)})"
+        raise TestbedError(f"{what} did not come within {timeout_s:g} s{told}", "look at the objects in the evidence")
+
+    def _list(self, kind: Kind, path: str, labels: str, fields: str) -> tuple[list[Object], str]:
+        query = {"labelSelector": labels, "fieldSelector": fields}
+        found = self._request("GET", kind, path, query={k: v for k, v in query.items() if v}, told="LIST")
+        items = [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in found.get("items") or []]
+        return items, found["metadata"].get("resourceVersion", "")
+
+    def _changes(
+        self, kind: Kind, path: str, query: Mapping[str, str], version: str, deadline: float
+    ) -> Iterator[tuple[str, Object]]:
+        """Yield changes since a version; end when the server has forgotten it or the deadline has come."""
+        while (left_s := deadline - time.monotonic()) > 0:
+            asked_s = max(1, min(_WATCH_S, int(left_s + 1)))
+            watching = {**query, "watch": "true", "resourceVersion": version, "timeoutSeconds": str(asked_s)}
+            try:
+                for change, found in self._stream(kind, path, watching, min(left_s, asked_s + 5.0)):
+                    if change == "ERROR":
+                        _log.debug("api.watch.forgotten", kind=kind.name, why=found.get("message"))
+                        return
+                    version = found["metadata"]["resourceVersion"]
+                    if change != "BOOKMARK":
+                        yield change, found
+            except ApiError as error:
+                if error.status == _GONE:
+                    return
+                raise
+
+    def _stream(self, kind: Kind, path: str, query: Mapping[str, str], read_s: float) -> Iterator[tuple[str, Object]]:
+        from kubernetes.watch.watch import iter_resp_lines
+
+        self.pause(0)
+        response = self._patiently(
+            lambda: self._call("GET", path, query, None, (_REQUEST_S[0], read_s), kind.resource, told="WATCH"),
+            "WATCH",
+            path,
+        )
+        with self._watched(response):
+            try:
+                for line in iter_resp_lines(response):
+                    if line:
+                        event = json.loads(line)
+                        yield event["type"], event["object"]
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as dropped:
+                _log.debug("api.watch.dropped", kind=kind.name, why=str(dropped))
+        self.pause(0)
+
+    @contextmanager
+    def _watched(self, response: Any) -> Iterator[None]:
+        with self._lock:
+            self._streams.add(response)
+        try:
+            if not self._stopped.is_set():
+                yield
+        finally:
+            with self._lock:
+                self._streams.discard(response)
+            response.close()
+
+    def _request(
+        self,
+        method: str,
+        kind: Kind | None,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        told: str | None = None,
+        done_before: Callable[[], Object | None] | None = None,
+    ) -> Object:
+        what = kind.resource if kind else path
+        response = self._patiently(
+            lambda: self._call(method, path, query or {}, body, _REQUEST_S, what, told=told), method, path, done_before
+        )
+        if isinstance(response, dict):
+            return response
+        found: Object = json.loads(response.data)
+        return found
+
+    def _patiently(
+        self,
+        call: Callable[[], Any],
+        method: str,
+        path: str,
+        done_before: Callable[[], Object | None] | None = None,
+    ) -> Any:
+        """Call until the server answers, at most as long as our patience lasts."""
+        deadline = time.monotonic() + self._patience_s
+        pause_s, doubtful = _PAUSE_S, False
+        while True:
+            self.pause(0)
+            try:
+                return call()
+            except ConflictError:
+                if doubtful and done_before is not None and (found := done_before()) is not None:
+                    return found
+                raise
+            except (_AwayError, urllib3.exceptions.HTTPError, OSError) as away:
+                doubtful = True
+                if time.monotonic() + pause_s > deadline:
+                    raise TestbedError(
+                        f"the API server did not answer {method} {path} for {self._patience_s:g} s: {_why(away)}",
+                        "see whether the cluster can be reached, and measure again",
+                        reason="api-away",
+                    ) from away
+                _log.debug("api.away", method=method, path=path, why=_why(away))
+            self.pause(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any],
+        body: Object | None,
+        timeout_s: tuple[float, float],
+        what: str,
+        *,
+        told: str | None = None,
+    ) -> Any:
+        self.requests[f"{told or method} {what}"] += 1
+        headers = {"Accept": "application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        try:
+            return self._client.call_api(
+                path,
+                method,
+                query_params=list(query.items()),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                _request_timeout=timeout_s,
+            )
+        except ApiException as error:
+            _raise(error, told or method, what, self.namespace)
+
+
+class _AwayError(Exception):
+    """The server is there and cannot answer now."""
+
+
+def connect(kubeconfig: Path | None, context: str | None, namespace: str | None) -> Api:
+    """Return a client for the cluster that a kubeconfig names, or inside a pod for the pod's own.
+
+    The namespace is the one given, else the context's or the pod's, else `default`. Raise UsageError when there is no
+    cluster to speak to.
+    """
+    configuration = Configuration()
+    configuration.retries = False
+    configuration.connection_pool_maxsize = 64
+    in_pod = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    try:
+        if kubeconfig is None and context is None and in_pod.exists():
+            config.load_incluster_config(client_configuration=configuration)
+            own = in_pod.read_text().strip()
+        else:
+            file = None if kubeconfig is None else str(kubeconfig)
+            config.load_kube_config(config_file=file, context=context, client_configuration=configuration)
+            contexts, active = config.list_kube_config_contexts(config_file=file)
+            chosen = next((one for one in contexts if one["name"] == context), active)
+            own = chosen["context"].get("namespace") or "default"
+    except (ConfigException, OSError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"there is no cluster to speak to: {error}", "name a kubeconfig with --kubeconfig, or log in first"
+        ) from error
+    return Api(ApiClient(configuration), namespace or own)
+
+
+def _raise(error: ApiException, method: str, what: str, namespace: str) -> NoReturn:
+    told = _message(error)
+    status = int(error.status or 0)
+    if status in _BUSY and not _is_webhook(told):
+        raise _AwayError(f"{status} {told}") from error
+    if status == _CONFLICT:
+        raise ConflictError(f"{method} {what}: {told}", "somebody else changes it, too", status) from error
+    if status in (_UNAUTHORIZED, _FORBIDDEN):
+        way_out = (
+            "log in again: the token has run out"
+            if status == _UNAUTHORIZED
+            else f"let this account {method.lower()} {what} (namespace {namespace});"
+            " `stuntime preflight --testbed kubevirt` lists all that is needed"
+        )
+        raise ApiError(f"{method} {what} is refused: {told}", way_out, status, reason="api-forbidden") from error
+    raise ApiError(f"{method} {what}: {told}", "look at the message of the API server", status) from error
+
+
+def _is_webhook(told: str) -> bool:
+    """Tell an admission webhook's denial, which comes as 500 where it is misused, from a server's own trouble."""
+    return "denied the request" in told
+
+
+def _message(error: ApiException) -> str:
+    try:
+        told = json.loads(error.body)["message"]
+    except (ValueError, TypeError, KeyError):
+        told = str(error.body or error.reason or error.status)
+    return " ".join(str(told).split())
+
+
+def _why(away: Exception) -> str:
+    return " ".join(str(away).split())[-200:] or type(away).__name__
+
+
+def _in_short(found: Object) -> str:
+    status = found.get("status") or {}
+    return status.get("phase") or json.dumps(status.get("conditions") or status)[:300]
