@@ -12,6 +12,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
@@ -27,6 +28,8 @@ _ESCAPES = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\
 _WRITE_CHUNK = 700
 _READ_CHUNK = 24_000
 _SYNC_S = 2.0
+_ASKED_FOR_NAME, _ASKED_FOR_PASSWORD = 0, 1
+_SHELL_PROMPT = rb"[#$] (?:\x1b\[[0-?]*[ -/]*[@-~])*$"
 
 
 class Console(Protocol):
@@ -36,14 +39,23 @@ class Console(Protocol):
     before: Any
     delaybeforesend: float | None
 
-    def expect(self, pattern: bytes, timeout: float) -> int:
-        """Read until the pattern comes."""
+    def expect(self, pattern: Any, timeout: float) -> int:
+        """Read until a pattern of bytes, or one of a list, comes; return which."""
 
     def sendline(self, s: str) -> int:
         """Send a line."""
 
     def close(self) -> None:
         """Close the connection."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """How to get past the login prompt of a guest whose console asks for one."""
+
+    host: str
+    user: str
+    password: str = field(repr=False)
 
 
 class GuestCommandError(TestbedError):
@@ -68,10 +80,12 @@ class ConsoleShell:
     raises a TestbedError. A command may be run twice when the console drops under it: it must bear that.
     """
 
-    def __init__(self, name: str, connect: Callable[[float], Console]) -> None:
-        """Remember how to connect; nothing is connected before the first command."""
+    def __init__(self, name: str, connect: Callable[[float], Console], login: Login | None = None) -> None:
+        """Remember how to connect, and how to log in; nothing is connected before the first command."""
         self._name = name
         self._connect = connect
+        self._login = login
+        self._logged_in = login is None
         self._console: Console | None = None
         self._serial = count(1)
 
@@ -150,6 +164,8 @@ class ConsoleShell:
         console = self._connect(_left(deadline))
         console.delaybeforesend = None
         self._console = console
+        if self._login is not None and not self._logged_in:
+            self._log_in(console, self._login, deadline)
         while True:
             number = next(self._serial)
             console.sendline(f"printf '%s%s\\n' STUNTIME-HERE- {number}")
@@ -164,6 +180,43 @@ class ConsoleShell:
         )
         console.expect(rb"STUNTIME-SET-%d\r*\n" % number, timeout=_left(deadline))
         return console
+
+    def _log_in(self, console: Console, login: Login, deadline: float) -> None:
+        """Answer the prompts until a shell waits.
+
+        A guest that is still booting may ask before its password is set: then it is asked again.
+        """
+        prompts = [rb"(?<!Last )%s login: " % re.escape(login.host.encode()), rb"[Pp]assword: ", _SHELL_PROMPT]
+        refused = 0
+        while True:
+            try:
+                seen = console.expect(prompts, timeout=min(_SYNC_S, _left(deadline)))
+            except pexpect.TIMEOUT:
+                if time.monotonic() > deadline:
+                    raise self._no_login(refused) from None
+                console.sendline("")
+                continue
+            if seen == _ASKED_FOR_NAME:
+                refused += 1
+                console.sendline(login.user)
+            elif seen == _ASKED_FOR_PASSWORD:
+                console.sendline(login.password)
+            else:
+                self._logged_in = True
+                return
+
+    def _no_login(self, refused: int) -> TestbedError:
+        if refused:
+            return TestbedError(
+                f"guest {self._name} did not let us in ({refused} tries)",
+                "its cloud-init did not set the password: look at the guest's console log in the evidence",
+                reason="guest-login-refused",
+            )
+        return TestbedError(
+            f"guest {self._name} showed no login prompt on its console",
+            "it did not boot, or has no getty on ttyS0: look at the guest's console log in the evidence",
+            reason="guest-not-booted",
+        )
 
     def _torn(self, path: str) -> TestbedError:
         return TestbedError(

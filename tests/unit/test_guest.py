@@ -9,7 +9,7 @@ import pexpect
 import pytest
 
 from stuntime.errors import TestbedError
-from stuntime.guest import ConsoleShell, GuestCommandError
+from stuntime.guest import ConsoleShell, GuestCommandError, Login
 
 
 class Terminal:
@@ -94,3 +94,52 @@ def test_a_torn_file_is_refused(tmp_path: Path, shell: ConsoleShell) -> None:
     with pytest.raises(TestbedError) as torn:
         shell.read(str(tmp_path / "log"))
     assert torn.value.reason == "console-torn"
+
+
+_GETTY = """
+printf 'Booting...\\r\\nLast failed login: never\\r\\n'; sleep 0.2
+while :; do
+    printf 'guest login: '; read -r name; [ -n "$name" ] || continue
+    stty -echo; printf 'Password: '; read -r password; stty echo; printf '\\r\\n'
+    tries=$((tries + 1))
+    [ "$name $password" = 'root right' ] && [ "$tries" -ge "$FROM" ] && break
+    printf 'Login incorrect\\r\\n\\r\\n'
+done
+exec /bin/bash --norc -i
+"""
+
+
+class Getty(Terminal):
+    """Terminals on which a login prompt waits first; the password is right from a certain try on."""
+
+    def __init__(self, from_try: int) -> None:
+        super().__init__()
+        self.environment = {"PATH": os.environ["PATH"], "PS1": "root@guest:~# ", "FROM": str(from_try)}
+
+    def connect(self, timeout_s: float) -> pexpect.spawn:
+        self.spawned.append(pexpect.spawn("/bin/sh", ["-c", _GETTY], env=self.environment, timeout=timeout_s))
+        return self.spawned[-1]
+
+
+@pytest.mark.parametrize("from_try", [1, 2])
+def test_a_login_prompt_is_answered(from_try: int) -> None:
+    """A guest that asks for a name and a password gets them, again if its password was not set yet."""
+    getty = Getty(from_try)
+    try:
+        shell = ConsoleShell("guest", getty.connect, Login("guest", "root", "right"))
+        assert shell.run("echo in") == "in"
+    finally:
+        getty.spawned[-1].close(force=True)
+
+
+def test_a_refused_login_is_told_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest that lets nobody in is an error that tells how often, and never the password."""
+    getty = Getty(1)
+    login = Login("guest", "root", "wrong")
+    try:
+        with pytest.raises(TestbedError) as refused:
+            ConsoleShell("guest", getty.connect, login).run("echo in", timeout_s=1.5)
+    finally:
+        getty.spawned[-1].close(force=True)
+    assert refused.value.reason == "guest-login-refused"
+    assert "wrong" not in str(refused.value) + repr(login)
