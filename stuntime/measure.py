@@ -4,8 +4,7 @@ The order is the rule: place, check, quiet window, observer and ping, warm-up, m
 analyse. A result comes whatever happened, and what was put into the guests is taken away.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,7 +74,7 @@ def measure(
     started, begun = datetime.now(UTC), testbed.now()
     raw = Raw()
     try:
-        with testbed.pair(scenario) as pair, _diagnosed(testbed, pair, evidence):
+        with testbed.pair(scenario, evidence) as pair:
             _take(testbed, scenario, pair, options, raw, evidence)
     except _NeverRecovered:
         pass
@@ -157,7 +156,8 @@ def _place(testbed: Testbed, pair: Pair, route: Route) -> None:
     """Bring the migrated VM to its start, by an unmeasured migration if need be; verify both places by name."""
     if testbed.node_of(pair.migrated) != route.source:
         log.info("vm.placing", vm=pair.migrated.name, node=route.source)
-        testbed.migrate(pair.migrated, route.source, timeout_s=_PLACING_S)
+        with testbed.provisioning(pair.migrated.name):
+            testbed.migrate(pair.migrated, route.source, timeout_s=_PLACING_S)
     for vm, node in ((pair.static, route.static_node), (pair.migrated, route.source)):
         found = testbed.node_of(vm)
         if found != node:
@@ -172,6 +172,7 @@ def _prober(testbed: Testbed, scenario: Scenario, pair: Pair, options: Options) 
         initiator=testbed.shell(initiator),
         static=testbed.shell(pair.static),
         peer=peer.addresses[scenario.ip_family],
+        peer_mac=peer.mac,
         observed=pair.migrated.addresses[scenario.ip_family],
         interval_s=options.interval_s,
         folder=f"/tmp/stuntime-{uuid4().hex[:8]}",  # noqa: S108 - in a guest of ours
@@ -239,14 +240,3 @@ def _clocks(testbed: Testbed, pair: Pair) -> dict[str, ClockSample]:
 
 def _captured(testbed: Testbed, pair: Pair, options: Options, evidence: Path) -> AbstractContextManager[None]:
     return testbed.capture(pair.static, evidence / CAPTURE) if options.capture else nullcontext()
-
-
-@contextmanager
-def _diagnosed(testbed: Testbed, pair: Pair, evidence: Path) -> Iterator[None]:
-    """Keep what helps to understand a failure, while its VMs are still there."""
-    try:
-        yield
-    except StuntimeError:
-        with suppress(StuntimeError, OSError):
-            testbed.diagnose(pair, evidence)
-        raise

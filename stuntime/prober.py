@@ -38,6 +38,7 @@ class Prober:
     initiator: Shell
     static: Shell
     peer: str
+    peer_mac: str | None
     observed: str
     interval_s: float
     folder: str
@@ -54,6 +55,7 @@ class Prober:
                 reason="ping-missing",
             ) from error
         self._first_answers()
+        self._require_peer()
         version = next((line for line in facts if "iputils" in line), "unknown")
         return {"kernel": facts[0] if facts else "unknown", "ping": version}
 
@@ -74,6 +76,19 @@ class Prober:
             raise UnfitError(
                 str(error), "look at the network: no migration has been asked for yet", reason="peer-silent"
             ) from error
+
+    def _require_peer(self) -> None:
+        """Raise UnfitError when it is somebody else who answers at the peer's address."""
+        if self.peer_mac is None:
+            return
+        known = self.initiator.run(f"ip neigh show {self.peer}")
+        found = re.findall(r"lladdr ([0-9a-f:]{17})", known.lower())
+        if found and self.peer_mac.lower() not in found:
+            raise UnfitError(
+                f"{self.peer} is in use: {found[0]} answers there, and the peer is {self.peer_mac}",
+                "give the VMs addresses of a subnet that nobody else uses on this network",
+                reason="address-in-use",
+            )
 
     def start_observer(self) -> None:
         """Start the observer; `observes` tells whether it came to run (Python takes a while to start)."""

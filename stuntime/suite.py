@@ -1,7 +1,10 @@
 """A run: all scenarios of a plan, wave by wave, each result on disk before the next measurement begins."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from itertools import groupby
+from threading import Event, Lock
 
 import structlog
 
@@ -16,6 +19,7 @@ log = structlog.get_logger()
 
 #: Called before a measurement with None and after it with its result.
 Progress = Callable[[Scenario, int, Result | None], None]
+_Item = tuple[Scenario, int]
 
 
 def options_of(plan: Plan) -> Options:
@@ -29,33 +33,95 @@ def options_of(plan: Plan) -> Options:
     )
 
 
-def run_plan(testbed: Testbed, output: OutputDirectory, options: Options, progress: Progress) -> None:
+def run_plan(
+    testbed: Testbed, output: OutputDirectory, options: Options, progress: Progress, *, together: int | None = None
+) -> None:
     """Measure what the plan of the output directory names and has no valid result yet.
 
-    A scenario that fails stops none of the others; only an output directory that cannot be written does (TestbedError).
+    One after the other, in the plan's order; or with `together`, at most so many scenarios hold VMs at once, each for
+    all of its repetitions, and the testbed's quiet window keeps their measurements apart. A scenario that fails stops
+    none of the others; only an output directory that cannot be written does (TestbedError).
     """
+    run = _Run(testbed, output, options, progress)
     todo = [(Scenario.parse(scenario), repetition) for scenario, repetition in output.missing()]
     waves = [Scenario.parse(scenario).network for scenario in output.plan.scenarios]
     todo.sort(key=lambda item: waves.index(item[0].network))
     for network, wave in groupby(todo, key=lambda item: item[0].network):
-        pending = list(wave)
+        items = list(wave)
         try:
             with testbed.network(network):
-                while pending:
-                    scenario, repetition = pending[0]
-                    progress(scenario, repetition, None)
-                    evidence = output.evidence(scenario.id, repetition)
-                    result = measure(
-                        testbed, scenario, options, run=output.plan.run, repetition=repetition, evidence=evidence
-                    )
-                    progress(scenario, repetition, output.write(result))
-                    pending.pop(0)
+                if together is None:
+                    run.measure_all(items)
+                else:
+                    run.measure_together(items, together)
         except StuntimeError as error:
             if error.reason == "output-not-writable":
                 raise
             # The network did not come up, or not down: what it was needed for is told, and the next one has its turn.
             log.warning("network.failed", network=network, reason=error.reason, message=str(error))
-            for scenario, repetition in pending:
-                output.evidence(scenario.id, repetition)
-                result = failed(scenario, options, error, run=output.plan.run, repetition=repetition)
-                progress(scenario, repetition, output.write(result))
+            run.tell_failed(items, error)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run measures with. Several threads may use it."""
+
+    testbed: Testbed
+    output: OutputDirectory
+    options: Options
+    progress: Progress
+    _told: set[_Item] = field(default_factory=set)
+    _lock: Lock = field(default_factory=Lock)
+
+    def measure_all(self, items: Iterable[_Item]) -> None:
+        for scenario, repetition in items:
+            with self._lock:
+                self.progress(scenario, repetition, None)
+                evidence = self.output.evidence(scenario.id, repetition)
+            self._tell(
+                measure(
+                    self.testbed,
+                    scenario,
+                    self.options,
+                    run=self.output.plan.run,
+                    repetition=repetition,
+                    evidence=evidence,
+                )
+            )
+
+    def measure_together(self, items: Sequence[_Item], limit: int) -> None:
+        """Measure each scenario in a thread of its own; after an interrupt, once all have ended, raise it."""
+        ended = Event()
+
+        def measured(scenario: Scenario) -> None:
+            if ended.is_set():
+                return
+            try:
+                self.measure_all([item for item in items if item[0] == scenario])
+            finally:
+                self.testbed.release(scenario)
+
+        with ThreadPoolExecutor(limit, thread_name_prefix="scenario") as pool:
+            going = [pool.submit(measured, scenario) for scenario in dict.fromkeys(scenario for scenario, _ in items)]
+            try:
+                wait(going, return_when=FIRST_EXCEPTION)
+            except BaseException:
+                ended.set()
+                self.testbed.abandon()
+                raise
+            ended.set()  # on a defect or a full disk, what has not begun does not begin
+        for thread in going:
+            thread.result()
+
+    def tell_failed(self, items: Iterable[_Item], error: StuntimeError) -> None:
+        """Write for each measurement that has no result yet why there is none."""
+        for scenario, repetition in items:
+            if (scenario, repetition) not in self._told:
+                self.output.evidence(scenario.id, repetition)
+                self._tell(failed(scenario, self.options, error, run=self.output.plan.run, repetition=repetition))
+
+    def _tell(self, result: Result) -> None:
+        scenario = Scenario.parse(result.scenario)
+        with self._lock:
+            self._told.add((scenario, result.repetition))
+            self.progress(scenario, result.repetition, self.output.write(result))

@@ -11,10 +11,11 @@ from stuntime.scenario import Scenario
 
 @dataclass(frozen=True)
 class VirtualMachine:
-    """A VM that runs. `addresses` are those on the measured network, by ip family."""
+    """A VM that runs. `addresses` are those on the measured network, by ip family; `mac` is its own there, if known."""
 
     name: str
     addresses: Mapping[str, str]
+    mac: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,21 @@ class Testbed(Protocol):
     def network(self, name: str) -> AbstractContextManager[None]:
         """Hold a network up; at the end its VMs and all that was made for it are gone."""
 
-    def pair(self, scenario: Scenario) -> AbstractContextManager[Pair]:
-        """Hold the two VMs of a scenario, booted, each on a node. A pair may be used again by the next scenario."""
+    def pair(self, scenario: Scenario, evidence: Path) -> AbstractContextManager[Pair]:
+        """Hold the two VMs of a scenario, booted, each on a node. A pair may be used again by the next measurement.
+
+        When they do not boot, or the body fails, what helps to understand it (consoles, logs, objects) is written into
+        the folder while they are still there.
+        """
+
+    def release(self, scenario: Scenario) -> None:
+        """Learn that the scenario is not measured again: the VMs that only it needs go away."""
+
+    def abandon(self) -> None:
+        """End what other threads do here, at once: they get an error, and what they made is asked to go away."""
+
+    def provisioning(self, who: str) -> AbstractContextManager[None]:
+        """Hold off measurements while VMs are placed."""
 
     def route(self, scenario: Scenario) -> Route:
         """Return the nodes that the scenario's path asks for."""
@@ -109,6 +123,3 @@ class Testbed(Protocol):
 
     def environment(self, pair: Pair) -> Mapping[str, Any]:
         """Return the facts that decide whether two results may be compared (see result.Environment)."""
-
-    def diagnose(self, pair: Pair, directory: Path) -> None:
-        """Write what helps to understand a failure into the directory (consoles, logs, objects)."""

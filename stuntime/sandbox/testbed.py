@@ -90,17 +90,30 @@ class SandboxTestbed:
                 self._network = None
 
     @contextmanager
-    def pair(self, scenario: Scenario) -> Iterator[Pair]:
+    def pair(self, scenario: Scenario, evidence: Path) -> Iterator[Pair]:
         """Hold both VMs, booted. They serve the next scenario too, unless the body fails."""
         pair = Pair(_STATIC, _MIGRATED)
         try:
             self._boot(self.route(scenario))
             yield pair
         except BaseException as error:
+            if isinstance(error, StuntimeError):
+                with suppress(StuntimeError, OSError):
+                    self._diagnose(evidence)
             if self._keep and isinstance(error, Exception):
                 self._wait_for_visitor(error)
             self._remove_vms()
             raise
+
+    def release(self, scenario: Scenario) -> None:
+        """Keep the VMs: they serve the next scenario, too."""
+
+    def abandon(self) -> None:
+        """Do nothing: one thread measures here, and the end of process 1 is the end of all that it made."""
+
+    def provisioning(self, who: str) -> nullcontext[None]:  # noqa: ARG002 - as the protocol has it
+        """Return at once: nothing is measured while this suite places its VMs."""
+        return nullcontext()
 
     def route(self, scenario: Scenario) -> Route:
         """Return the nodes: the static VM is always on the first, the migrated one goes round."""
@@ -161,7 +174,7 @@ class SandboxTestbed:
             "accelerator": self._accelerator.name,
         }
 
-    def diagnose(self, pair: Pair, directory: Path) -> None:  # noqa: ARG002 - as the protocol has it
+    def _diagnose(self, directory: Path) -> None:
         """Write logs, links and the network's state into the directory, as far as they can be had."""
         directory.mkdir(parents=True, exist_ok=True)
         for log in RUN.rglob("*.log"):
