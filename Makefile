@@ -1,15 +1,18 @@
 # make sandbox   measure all scenarios for real on this machine
 # make test      all tests that need no cluster
+# make cluster   a real Kubernetes with KubeVirt on this machine (tests/cluster/README.md)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SUITE ?=
 
-.PHONY: help install sandbox test test-unit test-page test-sandbox bench lint clean
+.PHONY: help install sandbox test test-unit test-page test-sandbox cluster cluster-stop test-cluster bench lint clean
 
 help:
 	@echo "make sandbox   measure all 12 scenarios on this machine, for real (more options: SUITE='--repeat 3')"
 	@echo "make test      lint, unit tests, the report page in a browser, and tests with real migrations"
+	@echo "make cluster   a three-node Kubernetes with KubeVirt on this machine, as root; make cluster-stop ends it"
+	@echo "make test-cluster  start it, run the tests that need one, stop it"
 	@echo "make bench     how fast logs are analysed and results aggregated"
 	@echo "make lint      ruff and mypy"
 	@echo "make install   the distribution's packages and the virtual environment, no more"
@@ -41,6 +44,15 @@ test-page: install
 
 test-sandbox: install
 	$(BIN)/pytest tests/sandbox
+
+cluster: install
+	$(BIN)/python -m tests.cluster up
+
+cluster-stop: install
+	$(BIN)/python -m tests.cluster down
+
+test-cluster: install
+	$(BIN)/python -m tests.cluster up && $(BIN)/pytest tests/cluster; code=$$?; $(BIN)/python -m tests.cluster down; exit $$code
 
 bench: install
 	$(BIN)/python -m tests.benchmarks
