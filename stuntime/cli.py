@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from stuntime import __version__, cli_measure, cli_ranges, cli_results, logs
+from stuntime import __version__, cli_kubevirt, cli_measure, cli_ranges, cli_results, logs
 from stuntime.cli_common import RECOVERY_HELP, count, epoch, guarded, seconds
 from stuntime.errors import ExitCode, UsageError
 from stuntime.scenario import INITIATORS
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--recovery-probes", type=count, metavar="N", help=RECOVERY_HELP)
     analyze.add_argument("--json", action="store_true", help="the measurement part of the result document")
 
+    cli_kubevirt.add_commands(commands, _command)
     cli_results.add_commands(commands, _command)
     cli_ranges.add_commands(commands, _command)
     return parser

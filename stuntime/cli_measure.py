@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stuntime import __version__, cli_results, cli_sandbox
+from stuntime import __version__, cli_kubevirt, cli_results, cli_sandbox
 from stuntime.cli_common import RECOVERY_HELP, Command, count, seconds, words
 from stuntime.errors import ExitCode, UsageError
 from stuntime.scenario import INITIATORS, IP_FAMILIES, NETWORKS, PATHS, Scenario, measuring_order, scenarios, select
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stuntime.store import OutputDirectory
 
 #: Each testbed's own options, and how it measures what an output directory plans.
-_TESTBEDS = {"sandbox": cli_sandbox}
+_TESTBEDS = {"sandbox": cli_sandbox, "kubevirt": cli_kubevirt}
 
 
 def add_commands(commands: Any, command: Command) -> None:
@@ -92,12 +92,13 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
 
 
 def _scenarios(arguments: argparse.Namespace) -> int:
-    for scenario in _selected(arguments):
+    for scenario in selected(arguments):
         print(scenario.id)
     return ExitCode.OK
 
 
-def _selected(arguments: argparse.Namespace) -> list[Scenario]:
+def selected(arguments: argparse.Namespace) -> list[Scenario]:
+    """Return the scenarios that the arguments name."""
     families = arguments.ip_family or (IP_FAMILIES if arguments.selection else IP_FAMILIES[:1])
     known = scenarios(arguments.network, arguments.path, arguments.initiator, families)
     return select(arguments.selection, known) if arguments.selection else known
@@ -122,7 +123,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         thresholds = cli_results.read_policy(arguments)[0].thresholds_file
         thresholds.require_used(map(Scenario.parse, resumed.plan.scenarios))
         return _measured(arguments, resumed.plan.testbed, lambda: resumed)[1]
-    planned = measuring_order(_selected(arguments))
+    planned = measuring_order(selected(arguments))
     return _measured(arguments, arguments.testbed, lambda: _new_output(arguments, planned))[1]
 
 

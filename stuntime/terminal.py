@@ -21,6 +21,7 @@ from stuntime.text import printable
 from stuntime.threshold import Thresholds, Verdict, threshold_of
 
 if TYPE_CHECKING:
+    from stuntime.kubevirt.preflight import Found
     from stuntime.suite import Progress as Report
 
 _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.ERROR: "yellow", Verdict.SKIPPED: "dim"}
@@ -54,6 +55,23 @@ def progress(total: int) -> "Iterator[Report]":
                 console.print(Text(f"[{done}/{total}] {scenario.id}{again}: {in_short(result)}"))
 
         yield report
+
+
+def preflight(found: "Found") -> None:
+    """Print the table of a preflight: what was found, what is needed, and what to do."""
+    console = _console()
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("check", "found", "needed"):
+        grid.add_column(heading)
+    for check in found.checks:
+        mark, style = ("ok", "green") if check.fit else ("no", "bold red")
+        told = Text.assemble((mark, style), f" {printable(check.found)}", f" ({check.note})" if check.note else "")
+        if not check.fit:
+            told.append(f"\n-> {check.way_out}")
+        grid.add_row(check.name, told, printable(check.needed))
+    console.print(grid)
+    bad = sum(not check.fit for check in found.checks)
+    console.print(f"{bad} of {len(found.checks)} checks failed" if bad else f"fit: {len(found.checks)} checks passed")
 
 
 def in_short(result: Result) -> str:

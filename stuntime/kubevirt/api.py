@@ -1,11 +1,13 @@
 """Requests to a Kubernetes API: asked again while the server is away, watched instead of polled, refused aloud."""
 
 import json
+import socket
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -67,7 +69,7 @@ class Api:
         self._client = client
         self._patience_s = patience_s
         self._stopped = threading.Event()
-        self._streams: set[Any] = set()
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def stop(self) -> None:
@@ -76,7 +78,14 @@ class Api:
         with self._lock:
             streams = list(self._streams)
         for stream in streams:
-            stream.shutdown()
+            _shut(stream)
+
+    def on_stop(self, connection: socket.socket) -> None:
+        """Have a connection shut down, too, when the run has to end."""
+        with self._lock:
+            self._streams.add(connection)
+        if self.stopped:
+            _shut(connection)
 
     def last_words(self, *, patience_s: float) -> "Api":
         """Return a client that still answers after `stop`, with little patience: for what has to be taken away."""
@@ -403,6 +412,15 @@ def _raise(error: ApiException, method: str, what: str, namespace: str) -> NoRet
 def _is_webhook(told: str) -> bool:
     """Tell an admission webhook's denial, which comes as 500 where it is misused, from a server's own trouble."""
     return "denied the request" in told
+
+
+def _shut(stream: Any) -> None:
+    """Shut a connection down, so that whoever reads from it sees its end; its owner closes it."""
+    with suppress(OSError, RuntimeError, ValueError):
+        if isinstance(stream, socket.socket):
+            stream.shutdown(socket.SHUT_RDWR)
+        else:
+            stream.shutdown()
 
 
 def _message(error: ApiException) -> str:

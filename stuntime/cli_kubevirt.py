@@ -1,0 +1,362 @@
+"""Measuring on a cluster, as the command line asks for it; and the commands that only a cluster has."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stuntime.cli_common import Command, count, guarded, seconds, words
+from stuntime.errors import ExitCode, UnfitError, UsageError
+from stuntime.scenario import NETWORKS, PATHS, Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stuntime.kubevirt.api import Api
+    from stuntime.kubevirt.cleanup import Leftover
+    from stuntime.kubevirt.preflight import Found
+    from stuntime.kubevirt.settings import Settings
+    from stuntime.store import OutputDirectory
+
+_CLUSTER = ("kubeconfig", "context", "namespace", "window_namespace")
+_SETTINGS = (
+    "nodes", "nic", "nic_wait", "vlan", "mtu", "nad",
+    "guest_image", "guest_boot", "guest_memory", "boot_timeout", "ipv4_subnet", "ipv6_subnet",
+)  # fmt: skip
+#: The options that only this testbed has, by the names they have among the arguments.
+OPTIONS = (*_CLUSTER, *_SETTINGS, "concurrency")
+_HOLD_S = 4 * 3600
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that only this testbed has."""
+    group = parser.add_argument_group("on a cluster")
+    _add_cluster(group)
+    _add_settings(group)
+    group.add_argument(
+        "--concurrency", type=count, metavar="N", help="how many scenarios hold VMs at once (default: all of a network)"
+    )
+
+
+def add_commands(commands: Any, command: Command) -> None:
+    """Add the commands to the parser's subcommands."""
+    preflight = command(
+        commands,
+        "preflight",
+        _preflight,
+        "see whether a testbed is fit to measure",
+        "stuntime preflight --testbed kubevirt --nodes worker-0,worker-1,worker-2 --boot",
+    )
+    preflight.add_argument("--testbed", choices=["sandbox", "kubevirt"], default="sandbox", help="default: sandbox")
+    preflight.add_argument(
+        "--network", type=words(NETWORKS), default=list(NETWORKS), metavar="LIST", help="the networks that will be used"
+    )
+    preflight.add_argument("--boot", action="store_true", help="also boot a guest, and try its ping and the observer")
+    preflight.add_argument("--json", action="store_true", help="the table as JSON")
+    _add_cluster(preflight)
+    _add_settings(preflight)
+
+    network = command(
+        commands,
+        "network",
+        _network,
+        "make a network on a cluster's nodes, or take it away",
+        "stuntime network up linux-bridge --nic ens2f1",
+    )
+    network.add_argument("action", choices=["up", "down"])
+    network.add_argument("network", choices=NETWORKS)
+    network.add_argument("--run", metavar="ID", default="by-hand", help="the run it belongs to (default: by-hand)")
+    _add_cluster(network)
+    _add_settings(network)
+
+    cleanup = command(
+        commands,
+        "cleanup",
+        _cleanup,
+        "remove what runs left on a cluster",
+        "stuntime cleanup --testbed kubevirt --older-than 7200",
+    )
+    cleanup.add_argument("--testbed", choices=["kubevirt"], default="kubevirt", help="default: kubevirt")
+    cleanup.add_argument("--run", metavar="ID", help="only of this run (default: of all)")
+    cleanup.add_argument(
+        "--older-than", type=seconds, default=0.0, metavar="S", help="only what is at least so old (default: all)"
+    )
+    cleanup.add_argument("--yes", action="store_true", help="do not ask; without a terminal nobody is asked")
+    cleanup.add_argument("--dry-run", action="store_true", help="only list it")
+    _add_cluster(cleanup)
+
+
+def measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirectory]") -> "tuple[OutputDirectory, int]":
+    """Measure what an output directory plans, opened when the cluster is known to be fit; return it and the exit code.
+
+    Raise a StuntimeError when nothing could be begun.
+    """
+    from stuntime.kubevirt import preflight
+
+    if arguments.capture:
+        raise UnfitError(
+            "the cluster's testbed takes no capture",
+            "leave --capture out; capture at the static VM's tap yourself and judge it with `stuntime analyze`",
+            reason="capture-unavailable",
+        )
+    with _connected(arguments) as api:
+        settings = _settings(arguments, "preflight")
+        planned, paths = _asked(arguments)
+        found = preflight.examine(api, settings, planned, paths, pull=False).require()
+        for check in found.checks:
+            if check.note:
+                print(f"stuntime: note: {check.note}", file=sys.stderr)
+        output = opened()
+        settings = replace(settings, run=output.plan.run)
+        return output, guarded(lambda: _inside(arguments, api, settings, found, output))
+
+
+def _inside(
+    arguments: argparse.Namespace, api: "Api", settings: "Settings", found: "Found", output: "OutputDirectory"
+) -> int:
+    """Run the plan on the cluster that the preflight found fit."""
+    from stuntime.suite import options_of, run_plan
+    from stuntime.terminal import progress
+
+    with _testbed(arguments, api, settings, found) as testbed, progress(len(output.missing())) as report:
+        together = arguments.concurrency or len(output.plan.scenarios)
+        run_plan(testbed, output, options_of(output.plan), report, together=together)
+    return ExitCode.OK
+
+
+def _asked(arguments: argparse.Namespace) -> tuple[list[str], tuple[str, ...]]:
+    """Return the networks and paths that will be measured."""
+    if getattr(arguments, "scenario", None):
+        only = Scenario.parse(arguments.scenario)
+        return [only.network], (only.path,)
+    if getattr(arguments, "resume", None):
+        from stuntime.store import read_plan
+
+        planned = [Scenario.parse(scenario) for scenario in read_plan(arguments.resume).scenarios]
+    else:
+        from stuntime.cli_measure import selected
+
+        planned = selected(arguments)
+    return list(dict.fromkeys(s.network for s in planned)), tuple(dict.fromkeys(s.path for s in planned))
+
+
+def _preflight(arguments: argparse.Namespace) -> int:
+    if arguments.testbed == "sandbox":
+        from stuntime.sandbox import preflight as sandbox
+
+        sandbox.check(capture=True)
+        sandbox.check_memory()
+        print('{"fit": true, "checks": []}' if arguments.json else "this machine is fit to be a sandbox")
+        return ExitCode.OK
+    from stuntime import terminal
+    from stuntime.kubevirt import preflight
+    from stuntime.result import to_json
+
+    with _connected(arguments) as api:
+        settings = _settings(arguments, "preflight")
+        found = preflight.examine(api, settings, arguments.network, PATHS)
+        if arguments.boot and found.fit:
+            found = _tried(arguments, api, settings, found)
+        if arguments.json:
+            sys.stdout.write(to_json(preflight.as_json(found)).decode())
+        else:
+            terminal.preflight(found)
+    return ExitCode.OK if found.fit else ExitCode.UNFIT
+
+
+def _tried(arguments: argparse.Namespace, api: "Api", settings: "Settings", found: "Found") -> "Found":
+    from stuntime.kubevirt.trial import boot
+
+    with _testbed(arguments, api, settings, found) as testbed:
+        return boot(testbed, found, arguments.network[0])
+
+
+def _network(arguments: argparse.Namespace) -> int:
+    from stuntime.kubevirt import networks, preflight
+    from stuntime.kubevirt.manifests import run_labels
+    from stuntime.kubevirt.window import Window
+
+    with _connected(arguments) as api:
+        settings = _settings(arguments, arguments.run)
+        if arguments.network in settings.networks.nads:
+            raise UsageError("a NAD by name is there already", "leave --nad out: it is for measuring")
+        window = Window(api, namespace=settings.window_namespace, run=settings.run_name)
+        if arguments.action == "down":
+            plan = networks.Plan(arguments.network, "", None, None)
+            nic = networks.nic_of(api, plan)
+            networks.down(api, plan)
+            if nic:
+                window.give_nic(nic, _holder(settings))
+            print(f"{plan.name} is gone")
+            return ExitCode.OK
+        found = preflight.examine(api, settings, [arguments.network], (), pull=False).require()
+        if found.nic is None:
+            raise UnfitError("no spare NIC is known", "name one with --nic", reason="nic-missing")
+        plan = networks.plan(arguments.network, settings.networks, found.nic)
+        window.take_nic(found.nic, _holder(settings), duration_s=_HOLD_S, wait_s=settings.networks.nic_wait_s)
+        with window.provisioning(f"network {arguments.network}"):
+            made = networks.up(api, plan, [node.name for node in found.nodes], run_labels(settings.run_name))
+        print(f"{made.nad} is up on {found.nic} of {', '.join(node.name for node in found.nodes)}")
+        print(f"measure with --nad {arguments.network}={plan.name}")
+    return ExitCode.OK
+
+
+def _holder(settings: "Settings") -> str:
+    return f"run {settings.run}"
+
+
+def _cleanup(arguments: argparse.Namespace) -> int:
+    import time
+
+    from stuntime.kubevirt import cleanup
+
+    with _connected(arguments) as api:
+        run = _settings_run(arguments.run)
+        found, unseen = cleanup.leftovers(
+            api,
+            run=run,
+            older_than_s=arguments.older_than,
+            now=time.time(),
+            window_namespace=arguments.window_namespace,
+        )
+        for one in found:
+            print(_in_a_line(one))
+        for kind in unseen:
+            print(f"stuntime: not looked for: {kind}", file=sys.stderr)
+        if not found:
+            print("nothing of ours is there")
+        elif not arguments.dry_run and (arguments.yes or not sys.stdin.isatty() or _confirmed(len(found))):
+            cleanup.remove(api, found)
+            print(f"{len(found)} objects removed")
+    return ExitCode.TESTBED if unseen else ExitCode.OK
+
+
+def _settings_run(run: str | None) -> str | None:
+    from stuntime.kubevirt.settings import Settings
+
+    return Settings(run=run).run_name if run else None
+
+
+def _in_a_line(one: "Leftover") -> str:
+    place = f"{one.namespace}/" if one.kind.namespaced else ""
+    return f"{one.kind.name} {place}{one.name} of run {one.run}, {one.age_s / 60:.0f} min old"
+
+
+def _confirmed(number: int) -> bool:
+    return input(f"remove these {number} objects? [y/N] ").strip().lower() in ("y", "yes")
+
+
+@contextmanager
+def _connected(arguments: argparse.Namespace) -> "Iterator[Api]":
+    """Hold a client of the cluster that the arguments name, its namespace there."""
+    from stuntime.kubevirt.api import connect
+    from stuntime.kubevirt.namespace import require
+
+    api = connect(arguments.kubeconfig, arguments.context, arguments.namespace)
+    for namespace in dict.fromkeys((api.namespace, arguments.window_namespace)):
+        if require(api, namespace):
+            print(f"stuntime: note: made the namespace {namespace}", file=sys.stderr)
+    yield api
+
+
+@contextmanager
+def _testbed(arguments: argparse.Namespace, api: "Api", settings: "Settings", found: "Found") -> Iterator[Any]:
+    from functools import partial
+
+    from stuntime.kubevirt.diagnostics import diagnose
+    from stuntime.kubevirt.testbed import KubevirtTestbed
+
+    if found.cluster is None:
+        raise UnfitError("nothing is known of the cluster", "see `stuntime preflight --testbed kubevirt`")
+    explaining = partial(diagnose, api, kubeconfig=arguments.kubeconfig, context=arguments.context)
+    testbed = KubevirtTestbed(api, settings, found.cluster, tuple(found.nodes), found.nic, explaining)
+    with testbed.opened():
+        yield testbed
+
+
+def _settings(arguments: argparse.Namespace, run: str) -> "Settings":
+    from stuntime.kubevirt.settings import Addresses, Guest, NetworkSettings, Settings
+
+    return Settings(
+        run=run,
+        guest=Guest(image=arguments.guest_image, boot=arguments.guest_boot, memory=arguments.guest_memory),
+        networks=NetworkSettings(
+            nic=arguments.nic,
+            vlan=arguments.vlan,
+            mtu=arguments.mtu,
+            nads=_nads(arguments.nad),
+            nic_wait_s=arguments.nic_wait,
+        ),
+        addresses=Addresses(arguments.ipv4_subnet, arguments.ipv6_subnet),
+        nodes=tuple(name.strip() for name in (arguments.nodes or "").split(",") if name.strip()),
+        boot_timeout_s=arguments.boot_timeout,
+        window_namespace=arguments.window_namespace,
+    )
+
+
+def _nads(given: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        network, equals, name = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{text!r} names no NAD", "write --nad linux-bridge=my-nad")
+        found[network] = name
+    return found
+
+
+def _add_cluster(parser: Any) -> None:
+    parser.add_argument("--kubeconfig", type=Path, metavar="FILE", help="default: KUBECONFIG, or the pod's own account")
+    parser.add_argument("--context", metavar="NAME", help="a context of the kubeconfig (default: its current one)")
+    parser.add_argument("--namespace", metavar="NAME", help="where the VMs are made (default: the context's)")
+    parser.add_argument(
+        "--window-namespace",
+        default="stuntime",
+        metavar="NAME",
+        help="where the Leases of the quiet window are, one place for a whole cluster (default: stuntime)",
+    )
+
+
+def _add_settings(parser: Any) -> None:
+    from stuntime.kubevirt.settings import DEFAULT_IMAGE
+
+    for option, kind, default, metavar, meaning in (
+        (
+            "nodes",
+            str,
+            None,
+            "A,B,C",
+            "the static VM's node, and two others (default: the first three that can run VMs)",
+        ),
+        (
+            "nic",
+            str,
+            None,
+            "NAME",
+            "the spare NIC (default: the last one that is up, unused and alike everywhere)",
+        ),
+        ("nic-wait", float, 0.0, "S", "how long to wait for a NIC that another run holds (default: 0)"),
+        ("vlan", int, None, "ID", "the VLAN of the networks that are made (default: untagged)"),
+        ("mtu", int, None, "BYTES", "the MTU of the networks that are made (default: the NIC's)"),
+        ("guest-image", str, DEFAULT_IMAGE, "IMAGE", f"what the VMs boot from (default: {DEFAULT_IMAGE})"),
+        ("guest-memory", str, "1Gi", "SIZE", "each VM's memory (default: 1Gi)"),
+        ("boot-timeout", seconds, 600.0, "S", "how long VMs may take to boot (default: 600)"),
+        ("ipv4-subnet", str, "10.200.0.0/16", "SUBNET", "the VMs' IPv4 addresses (default: 10.200.0.0/16)"),
+        ("ipv6-subnet", str, "fd00:200::/64", "SUBNET", "the VMs' IPv6 addresses (default: fd00:200::/64)"),
+    ):
+        parser.add_argument(f"--{option}", type=kind, default=default, metavar=metavar, help=meaning)
+    parser.add_argument(
+        "--nad",
+        action="append",
+        default=[],
+        metavar="NETWORK=NAME",
+        help="use an existing NAD of the namespace for this network; nothing is made (may be repeated)",
+    )
+    parser.add_argument(
+        "--guest-boot",
+        choices=["disk", "kernel"],
+        default="disk",
+        help="disk: a containerDisk with cloud-init; kernel: a container with /boot/vmlinuz and /boot/initrd.img",
+    )
