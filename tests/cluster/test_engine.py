@@ -1,7 +1,6 @@
 """The cluster itself: what the tests of the product on it can rely on."""
 
 import json
-import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -64,7 +63,6 @@ def test_two_vms_talk_and_one_moves_where_it_is_told(cluster: Running, namespace
     _apply(cluster, namespace, vm("one", "lan", "192.168.77.1", "node-a"))
     _apply(cluster, namespace, vm("two", "lan", "192.168.77.2", "node-b"))
     homes = {name: _running_on(cluster, namespace, name) for name in ("one", "two")}
-    # A fresh guest takes some seconds to boot, and the console forgets what was said before it was opened.
     _assert_pings(cluster, namespace)
     target = next(node.name for node in NODES if node.name not in homes.values())
 
@@ -116,8 +114,8 @@ def _running_on(cluster: Running, namespace: str, name: str) -> str:
 
 
 def _assert_pings(cluster: Running, namespace: str) -> None:
-    said = typed(cluster, namespace, "one", "/bin/ping -c 3 192.168.77.2", r"\d+ received", _RUNNING_S)
-    assert re.search(r"[123] received", said), said
+    """Let one ping the other until it answers: they need some seconds to boot."""
+    typed(cluster, namespace, "one", "/bin/ping -c 3 192.168.77.2", r"[1-3] received", _RUNNING_S)
 
 
 def _wait_until(good: Any, what: str, timeout_s: float) -> None:
