@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stuntime.errors import TestbedError
+
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -48,6 +50,19 @@ def write_archive(images: Sequence[Image], target: Path) -> dict[str, str]:
         _add(archive, "oci-layout", json.dumps({"imageLayoutVersion": "1.0.0"}).encode())
         _add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": manifests}).encode())
     return by_name
+
+
+def image_digests(archive: Path) -> set[str]:
+    """Return the digests of the images that an OCI archive holds."""
+    try:
+        with tarfile.open(archive) as content:
+            index = content.extractfile("index.json")
+            manifests = json.load(index)["manifests"] if index else []
+    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+        raise TestbedError(
+            f"{archive} is no OCI archive: {error}", "`skopeo copy … oci-archive:FILE` makes one"
+        ) from error
+    return {entry["digest"] for entry in manifests}
 
 
 def write_layer(root: Path, target: Path) -> None:

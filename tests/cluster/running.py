@@ -13,6 +13,7 @@ from stuntime.sandbox.process import run
 from tests.cluster.kubeconfig import write_kubeconfig
 from tests.cluster.layout import Layout, layout
 from tests.cluster.node import entering
+from tests.cluster.oci import image_digests
 from tests.cluster.supervise import lock_holder
 
 _IMPORT_S = 900.0
@@ -40,7 +41,8 @@ class Running:
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120.0) -> str:
         """Run kubectl as the cluster admin."""
-        return run(["kubectl", f"--kubeconfig={self.kubeconfig}", *arguments], stdin=stdin, timeout_s=timeout_s)
+        ours = [f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.layout.home / 'kubectl'}"]
+        return run(["kubectl", *ours, *arguments], stdin=stdin, timeout_s=timeout_s)
 
     def on(self, node: str, *argv: str, timeout_s: float = 60.0) -> str:
         """Return what a command prints in a node's namespaces."""
@@ -48,6 +50,9 @@ class Running:
 
     def import_image(self, archive: Path, name: str) -> None:
         """Import the only image of an OCI archive into every node, by this name and by its digest."""
+        held = image_digests(archive)
+        if len(held) != 1:
+            raise TestbedError(f"{archive} holds {len(held)} images", "give an OCI archive of one image")
         with ThreadPoolExecutor() as pool:
             for imported in [pool.submit(self._import, node, archive, name) for node in self.nodes]:
                 imported.result()

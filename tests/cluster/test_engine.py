@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from stuntime.sandbox.process import run
 from tests.cluster.layout import NODES, SPARE_NICS
+from tests.cluster.oci import Image, write_archive, write_layer
+from tests.cluster.parts import ENGINE
 from tests.cluster.running import Running
 from tests.cluster.vms import migration, network, typed, vm
 
@@ -73,6 +76,25 @@ def test_two_vms_talk_and_one_moves_where_it_is_told(cluster: Running, namespace
     _wait_until(lambda: _phase(cluster, namespace, made.strip()) == "Succeeded", made, _MIGRATED_S)
     assert _get(cluster, "vmi", "two", namespace=namespace)["status"]["nodeName"] == target
     _assert_pings(cluster, namespace)
+
+
+def test_an_image_can_be_brought_at_run_time(cluster: Running, namespace: str, tmp_path: Path) -> None:
+    """An image that is imported while the cluster runs starts on every node, asked for by tag."""
+    name, layer, archive = f"stuntime.test/{namespace}:1", tmp_path / "layer.tar", tmp_path / "image.tar"
+    pause = tmp_path / "root" / "pause"
+    pause.parent.mkdir()
+    run(["gcc", "-static", "-o", str(pause), str(ENGINE / "pause" / "pause.c")])
+    write_layer(pause.parent, layer)
+    write_archive([Image("stuntime.test/other:1", [layer], {"Entrypoint": ["/pause"]})], archive)
+
+    cluster.import_image(archive, name)
+
+    for node in NODES:
+        spec = {"nodeName": node.name, "terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": name}]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": node.name}, "spec": spec}
+        _apply(cluster, namespace, pod)
+    for node in NODES:
+        _wait_until(lambda pod=f"pod/{node.name}": _phase(cluster, namespace, pod) == "Running", node.name, _RUNNING_S)
 
 
 def test_an_account_without_rights_is_denied(cluster: Running, namespace: str, tmp_path: Path) -> None:
