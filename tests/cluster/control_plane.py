@@ -111,13 +111,16 @@ def wait_until(good: Callable[[], bool], what: str, timeout_s: float, needed: li
 
 def kubectl(layout: Layout, *arguments: str, stdin: str | None = None, timeout_s: float = 60.0) -> str:
     """Run kubectl as the cluster admin inside the cluster's namespaces."""
-    argv = ["kubectl", f"--kubeconfig={layout.inner_kubeconfig}", *arguments]
-    return run(argv, stdin=stdin, timeout_s=timeout_s)
+    return run([*_kubectl(layout), *arguments], stdin=stdin, timeout_s=timeout_s)
 
 
 def _answers(layout: Layout) -> bool:
-    argv = ["kubectl", f"--kubeconfig={layout.inner_kubeconfig}", "get", "--raw", "/readyz"]
+    argv = [*_kubectl(layout), "get", "--raw", "/readyz"]
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+def _kubectl(layout: Layout) -> list[str]:
+    return ["kubectl", f"--kubeconfig={layout.inner_kubeconfig}", f"--cache-dir={layout.home / 'kubectl'}"]
 
 
 def _api_server(layout: Layout, programs: Path) -> list[str]:

@@ -4,7 +4,7 @@ set -eu
 
 PATH=$PATH:/usr/sbin:/sbin
 programs="containerd runc ctr debootstrap busybox iptables nft socat conntrack ethtool cpio setcap kubectl gcc pkg-config
-          unshare nsenter ip depmod gpgv"
+          unshare nsenter ip depmod gpgv openssl"
 files="/usr/share/pkgconfig/libvirt.pc:/usr/lib/x86_64-linux-gnu/pkgconfig/libvirt.pc
        /usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -36,7 +36,7 @@ if [ ! -e "$policy" ]; then
     chmod 755 "$policy"
 fi
 packages="containerd runc debootstrap debian-archive-keyring gpgv busybox-static iptables nftables socat conntrack ethtool
-          cpio libcap2-bin libvirt-dev gcc libc6-dev pkg-config iproute2 util-linux kmod ca-certificates"
+          cpio libcap2-bin libvirt-dev gcc libc6-dev pkg-config iproute2 util-linux kmod openssl ca-certificates"
 command -v kubectl >/dev/null || packages="$packages kubernetes-client"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q

@@ -96,6 +96,5 @@ def layout() -> Layout:
     return Layout(cluster_cache() / "running")
 
 
-def lock_path() -> Path:
-    """Return the file that the supervisor of a running cluster holds locked."""
-    return cluster_cache() / "running.lock"
+LOCK = Path("/run/stuntime-cluster.lock")
+"""The file that the supervisor of a running cluster holds locked: the machine has one cluster, whoever's it is."""

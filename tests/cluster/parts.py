@@ -1,7 +1,7 @@
 """The programs the cluster is made of, each built from a Go module of ours that names it."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def build(part: Part) -> Path:
         return _build_kubevirt(go)
 
     def make(target: Path) -> None:
-        go_build(part.module, part.packages, _target(part, target), go=go, variables=part.variables)
+        go_build(part.module, part.packages, _target(part, target), go=go, variables=part.variables, static=part.static)
 
     return kept(part.name, part.inputs(go), make)
 
@@ -88,7 +88,7 @@ def _build_kubevirt(go: str) -> Path:
                 target,
                 go=go,
                 variables=KUBEVIRT.variables,
-                static=False,
+                static=KUBEVIRT.static,
                 modfile=modfile,
             )
             source.build_container_disk(target / "source", target / "container-disk")
@@ -103,5 +103,3 @@ PARTS: Mapping[str, Part] = {part.name: part for part in (KUBERNETES, ETCD, CNI,
 
 ENGINE_PARTS = (KUBERNETES, ETCD, CNI, MULTUS, KUBEVIRT)
 """What a cluster needs; the others are built when they are asked for."""
-
-Builder = Callable[[Path], None]

@@ -12,14 +12,14 @@ from stuntime.sandbox.namespaces import run_inside
 from tests.cluster.cgroups import remove_cgroups
 from tests.cluster.forward import open_listener
 from tests.cluster.inside import Built, be_cluster
-from tests.cluster.layout import Layout, lock_path
+from tests.cluster.layout import LOCK, Layout
 from tests.cluster.say import say
 from tests.cluster.sysctls import change_sysctls, restore_sysctls
 
 
 def hold_lock() -> int | None:
     """Take the lock of this machine's cluster; return None while any process of one lives."""
-    descriptor = os.open(lock_path(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -32,7 +32,7 @@ def lock_holder() -> int:
     """Return the supervisor's process id while one runs, otherwise 0."""
     descriptor = hold_lock()
     if descriptor is None:
-        return int(lock_path().read_text() or 0)
+        return int(LOCK.read_text() or 0)
     os.close(descriptor)
     return 0
 
