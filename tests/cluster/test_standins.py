@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from websocket import WebSocketException
 
-from stuntime.errors import TestbedError, UnfitError
-from stuntime.guest import ConsoleShell
-from stuntime.kubevirt.api import connect
-from stuntime.kubevirt.console import ConsoleLine
+from stuntime.errors import TestbedError
 from stuntime.sandbox.process import run
 from tests.cluster.images import GUEST
-from tests.cluster.running import Running, running
+from tests.cluster.layout import SPARE_NICS
+from tests.cluster.running import Running
 from tests.cluster.standins.localnet import LABEL
+from tests.cluster.vms import typed
 
-_NIC, _BRIDGE, _SWITCH, _PHYSICAL = "nic2", "br-standin", "br-standin-loc", "standin-physnet"
+_BRIDGE, _SWITCH, _PHYSICAL = "br-standin", "br-standin-loc", "standin-physnet"
 _NAMESPACE, _NETWORK = "standins", "standin-net"
 _ADDRESSES = {"still": ("192.168.77.1", "fd77::1"), "moving": ("192.168.77.2", "fd77::2")}
 _MACS = {"still": "02:00:00:77:00:01", "moving": "02:00:00:77:00:02"}
@@ -25,7 +25,7 @@ _PROMPT_S, _MINUTES_S = 60.0, 240.0
 _LOOK_S = 0.05
 
 
-class Cluster:
+class Lab:
     """What the tests ask of the running cluster."""
 
     def __init__(self, cluster: Running) -> None:
@@ -46,11 +46,20 @@ class Cluster:
         def done() -> dict[str, Any] | None:
             policy = self.get("nncp", name)
             enactments = self.get("nnce", "-l", f"nmstate.io/policy={name}")["items"]
-            generations = {each.get("status", {}).get("policyGeneration") for each in enactments}
-            holds = {each["type"] for each in _holding(policy)}
-            return policy if generations == {policy["metadata"]["generation"]} and "Progressing" not in holds else None
+            told = [(each.get("status", {}).get("policyGeneration"), _holding(each)) for each in enactments]
+            ended = all(
+                generation == policy["metadata"]["generation"] and holds[0]["type"] != "Progressing"
+                for generation, holds in told
+            )
+            return policy if told and ended and _holding(policy)[0]["type"] != "Progressing" else None
 
         return _wait(done, f"policy {name}", _PROMPT_S)
+
+    def spare_nic(self) -> str | None:
+        """Return a NIC that no bridge of any node has: others may use the cluster, too."""
+        states = [self.get("nns", node)["status"]["currentState"]["interfaces"] for node in self.nodes]
+        used = {each["name"] for state in states for each in state if "controller" in each}
+        return next((nic for nic in SPARE_NICS if nic not in used), None)
 
     def links(self, node: str) -> dict[str, Any]:
         return {link["ifname"]: link for link in json.loads(self.running.on(node, "ip", "-json", "link"))}
@@ -63,27 +72,36 @@ class Cluster:
         rows = [line.split(",") for line in listed if line.startswith(f"{_NAMESPACE}.{_NETWORK}_")]
         return {name.rpartition("_")[2]: enabled == "true" for name, enabled in rows}
 
-    def shell(self, vm: str) -> ConsoleShell:
-        api = connect(self.running.kubeconfig, None, _NAMESPACE)
-        return ConsoleShell(vm, ConsoleLine(api, vm).connect)
+    def hears(self, vm: str, address: str, timeout_s: float = _PROMPT_S) -> bool:
+        """Say whether a VM hears all of three probes back."""
+        ping = f"/bin/ping -c 3 -i 0.2 -W 5 {address}"
+        return "3 received" in typed(self.running, _NAMESPACE, vm, ping, r"\d received", timeout_s)
+
+    def runs(self, vm: str) -> bool:
+        return self.get("vmi", "-n", _NAMESPACE, vm)["status"].get("phase") == "Running"
 
     def node_of(self, vm: str) -> str | None:
         return self.get("vmi", "-n", _NAMESPACE, vm)["status"].get("nodeName")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    try:
-        return Cluster(running())
-    except UnfitError as error:
-        pytest.skip(str(error))
+def lab(cluster: Running) -> Lab:
+    """Return the running cluster as these tests see it."""
+    return Lab(cluster)
+
+
+@pytest.fixture
+def nic(lab: Lab) -> str:
+    """Return a NIC for one test."""
+    return _wait(lab.spare_nic, "a spare NIC", _MINUTES_S)
 
 
 @pytest.fixture(scope="module")
-def network(cluster: Cluster) -> Iterator[Cluster]:
-    """Make a localnet over the second fabric, and a namespace that has it."""
+def network(lab: Lab) -> Iterator[Lab]:
+    """Make a localnet over a spare NIC, and a namespace that has it."""
+    nic = _wait(lab.spare_nic, "a spare NIC", _MINUTES_S)
     desired = {
-        "interfaces": [{"name": _SWITCH, "type": "ovs-bridge", "state": "up", "bridge": {"port": [{"name": _NIC}]}}],
+        "interfaces": [{"name": _SWITCH, "type": "ovs-bridge", "state": "up", "bridge": {"port": [{"name": nic}]}}],
         "ovn": {"bridge-mappings": [{"localnet": _PHYSICAL, "bridge": _SWITCH, "state": "present"}]},
     }
     absent = {
@@ -93,64 +111,64 @@ def network(cluster: Cluster) -> Iterator[Cluster]:
     labels = {"standin": "yes"}
     localnet = {"role": "Secondary", "physicalNetworkName": _PHYSICAL, "ipam": {"mode": "Disabled"}}
     spec = {"namespaceSelector": {"matchLabels": labels}, "network": {"topology": "Localnet", "localnet": localnet}}
-    with _policy(cluster, "standin-localnet", desired, absent):
-        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAMESPACE, "labels": labels}})
+    with _policy(lab, "standin-localnet", desired, absent):
+        lab.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAMESPACE, "labels": labels}})
         kind = {"apiVersion": "k8s.ovn.org/v1", "kind": "ClusterUserDefinedNetwork"}
         try:
-            cluster.apply({**kind, "metadata": {"name": _NETWORK}, "spec": spec})
-            yield cluster
+            lab.apply({**kind, "metadata": {"name": _NETWORK}, "spec": spec})
+            yield lab
         finally:
-            cluster.running.kubectl("delete", "namespace", _NAMESPACE)
-            cluster.running.kubectl("delete", "clusteruserdefinednetwork", _NETWORK)
+            lab.running.kubectl("delete", "namespace", _NAMESPACE)
+            lab.running.kubectl("delete", "clusteruserdefinednetwork", _NETWORK)
 
 
 @pytest.fixture(scope="module")
-def pair(network: Cluster) -> Iterator[Cluster]:
+def pair(network: Lab) -> Iterator[Lab]:
     """Two VMs on two nodes whose only network is the localnet."""
     _wait(lambda: _created(network), "the network", _PROMPT_S)
     for name, node in (("still", "node-a"), ("moving", "node-b")):
         network.apply(_vm(name, node))
     for name in _ADDRESSES:
-        _wait(lambda name=name: network.node_of(name) and network.shell(name).run("true") == "", name, _MINUTES_S)
+        _wait(lambda name=name: network.runs(name) and network.hears(name, "127.0.0.1"), name, _MINUTES_S)
     yield network
     network.running.kubectl("delete", "vm", "-n", _NAMESPACE, *_ADDRESSES)
 
 
-def test_bridge_comes_and_goes(cluster: Cluster):
+def test_bridge_comes_and_goes(lab: Lab, nic: str):
     """A policy makes a bridge over the NIC of every node, as the nodes' states say too; `absent` removes it."""
-    bridge = {"options": {"stp": {"enabled": False}}, "port": [{"name": _NIC}]}
+    bridge = {"options": {"stp": {"enabled": False}}, "port": [{"name": nic}]}
     wanted = {"interfaces": [{"name": _BRIDGE, "type": "linux-bridge", "state": "up", "bridge": bridge}]}
     absent = {"interfaces": [{"name": _BRIDGE, "type": "linux-bridge", "state": "absent"}]}
-    with _policy(cluster, "standin-bridge", wanted, absent) as policy:
+    with _policy(lab, "standin-bridge", wanted, absent) as policy:
         said = [(each["type"], each["reason"], each["message"]) for each in _holding(policy)]
         assert said == [("Available", "SuccessfullyConfigured", "3/3 nodes successfully configured")]
-        for node in cluster.nodes:
-            assert cluster.links(node)[_NIC]["master"] == _BRIDGE
-            interfaces = cluster.get("nns", node)["status"]["currentState"]["interfaces"]
+        for node in lab.nodes:
+            assert lab.links(node)[nic]["master"] == _BRIDGE
+            interfaces = lab.get("nns", node)["status"]["currentState"]["interfaces"]
             assert bridge in [each.get("bridge") for each in interfaces if each["name"] == _BRIDGE]
-        cluster.running.kubectl("delete", "nncp", "standin-bridge")
-        assert _BRIDGE in cluster.links("node-a"), "deleting a policy undoes nothing"
-    assert [node for node in cluster.nodes if _BRIDGE in cluster.links(node)] == []
+        lab.running.kubectl("delete", "nncp", "standin-bridge")
+        assert _BRIDGE in lab.links("node-a"), "deleting a policy undoes nothing"
+    assert [node for node in lab.nodes if _BRIDGE in lab.links(node)] == []
 
 
-def test_missing_nic_is_degraded(cluster: Cluster):
+def test_missing_nic_is_degraded(lab: Lab):
     """A policy with a NIC that a node lacks is Degraded there, the enactment says why, and nothing of it stays."""
     bridge = {"name": _BRIDGE, "type": "linux-bridge", "state": "up", "bridge": {"port": [{"name": "nic77"}]}}
     selector = {"kubernetes.io/hostname": "node-b"}
     try:
-        policy = cluster.policy("standin-missing", {"interfaces": [bridge]}, nodeSelector=selector)
+        policy = lab.policy("standin-missing", {"interfaces": [bridge]}, nodeSelector=selector)
         (degraded,) = _holding(policy)
         told = (degraded["type"], degraded["reason"], degraded["message"])
         assert told == ("Degraded", "FailedToConfigure", "1/1 nodes failed to configure")
-        (failing,) = _holding(cluster.get("nnce", "node-b.standin-missing"))
+        (failing,) = _holding(lab.get("nnce", "node-b.standin-missing"))
         assert failing["type"] == "Failing"
         assert "no interface nic77" in failing["message"]
-        assert _BRIDGE not in cluster.links("node-b")
+        assert _BRIDGE not in lab.links("node-b")
     finally:
-        cluster.running.kubectl("delete", "nncp", "standin-missing")
+        lab.running.kubectl("delete", "nncp", "standin-missing")
 
 
-def test_network_makes_definitions(network: Cluster):
+def test_network_makes_definitions(network: Lab):
     """A ClusterUserDefinedNetwork has a definition in each namespace that it selects, and says so."""
     condition = _wait(lambda: _created(network), "NetworkCreated", _PROMPT_S)
     assert condition["reason"] == "NetworkAttachmentDefinitionCreated"
@@ -161,13 +179,13 @@ def test_network_makes_definitions(network: Cluster):
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
-def test_localnet_reaches_across_nodes(pair: Cluster, family: int):
+def test_localnet_reaches_across_nodes(pair: Lab, family: int):
     """Two VMs on different nodes reach each other over the localnet, by IPv4 and by IPv6."""
     assert pair.node_of("still") != pair.node_of("moving")
-    assert "3 received" in pair.shell("still").run(f"/bin/ping -c 3 -W 5 {_ADDRESSES['moving'][family]}")
+    assert _wait(lambda: pair.hears("still", _ADDRESSES["moving"][family]), "an answer", _PROMPT_S)
 
 
-def test_migration_is_handed_over(pair: Cluster):
+def test_migration_is_handed_over(pair: Lab):
     """The target's port is disabled until KubeVirt calls it ready; then it is enabled, and the source's disabled."""
     source, seen, target = _pods(pair)[0], [], ""
     kind = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstanceMigration"}
@@ -185,16 +203,16 @@ def test_migration_is_handed_over(pair: Cluster):
     without_target = (True, None)
     assert [state for state in seen if state != without_target][:2] == [(True, False), (False, True)]
     for address in _ADDRESSES["moving"]:
-        assert "3 received" in pair.shell("still").run(f"/bin/ping -c 3 -W 5 {address}")
+        assert _wait(lambda address=address: pair.hears("still", address), "an answer", _PROMPT_S)
 
 
 @contextmanager
-def _policy(cluster: Cluster, name: str, wanted: dict[str, Any], absent: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _policy(lab: Lab, name: str, wanted: dict[str, Any], absent: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
-        yield cluster.policy(name, wanted)
+        yield lab.policy(name, wanted)
     finally:
-        cluster.policy(name, absent)
-        cluster.running.kubectl("delete", "nncp", name)
+        lab.policy(name, absent)
+        lab.running.kubectl("delete", "nncp", name)
 
 
 def _vm(name: str, node: str) -> dict[str, Any]:
@@ -222,13 +240,13 @@ def _vm(name: str, node: str) -> dict[str, Any]:
     return {**kind, "metadata": metadata, "spec": {"runStrategy": "Always", "template": template}}
 
 
-def _pods(cluster: Cluster) -> list[str]:
-    listed = cluster.get("pods", "-n", _NAMESPACE, "-l", "vm.kubevirt.io/name=moving")["items"]
+def _pods(lab: Lab) -> list[str]:
+    listed = lab.get("pods", "-n", _NAMESPACE, "-l", "vm.kubevirt.io/name=moving")["items"]
     return [pod["metadata"]["name"] for pod in listed]
 
 
-def _created(cluster: Cluster) -> dict[str, Any] | None:
-    holding = _holding(cluster.get("clusteruserdefinednetwork", _NETWORK))
+def _created(lab: Lab) -> dict[str, Any] | None:
+    holding = _holding(lab.get("clusteruserdefinednetwork", _NETWORK))
     return next((each for each in holding if each["type"] == "NetworkCreated"), None)
 
 
@@ -242,7 +260,7 @@ def _wait(condition: Callable[[], Any], what: str, timeout_s: float) -> Any:
         try:
             if found := condition():
                 return found
-        except TestbedError as not_yet:
+        except (TestbedError, WebSocketException) as not_yet:
             error = not_yet
         time.sleep(0.2)
     raise AssertionError(f"{what} did not come within {timeout_s:g} s: {error}")
