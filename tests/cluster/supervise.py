@@ -49,12 +49,13 @@ def start(layout: Layout, built: Built, lock: int) -> None:
     """Start the supervisor and return; it has the lock then."""
     sweep(layout)
     layout.logs.mkdir(parents=True)
-    if os.fork():
+    child = os.fork()
+    if child:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(child).encode(), 0)
         os.close(lock)
         return
     os.setsid()
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
     output = os.open(layout.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
