@@ -12,6 +12,7 @@ from tests.cluster.kubevirt_source import KubeVirtSource
 ENGINE = Path(__file__).parent / "engine"
 KUBERNETES_VERSION = "1.36.3"
 KUBEVIRT_VERSION = "1.7.0"
+TKN_VERSION = "0.45.0"
 KUBERNETES_PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet")
 
 # Part of the digests: a new number builds all of them again.
@@ -57,7 +58,7 @@ KUBEVIRT = Part(
     static=False,
 )
 TEKTON = Part("tekton", ["tool"])
-TKN = Part("tkn")
+TKN = Part("tkn", variables={"github.com/tektoncd/cli/pkg/cmd/version.clientVersion": TKN_VERSION})
 
 
 def build(part: Part) -> Path:
