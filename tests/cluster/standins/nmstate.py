@@ -93,6 +93,10 @@ class Handler:
         metadata = {"name": path, "labels": labels, "ownerReferences": [_owner(policy)]}
         kind = {"apiVersion": "nmstate.io/v1beta1", "kind": "NodeNetworkConfigurationEnactment"}
         made = self._api.ensure(_ENACTMENTS, {**kind, "metadata": metadata})
+        if made["metadata"].get("ownerReferences") != metadata["ownerReferences"]:
+            # That of an earlier policy of this name: the garbage collector is about to take it.
+            self._api.delete(f"{_ENACTMENTS}/{path}")
+            made = self._api.ensure(_ENACTMENTS, {**kind, "metadata": metadata})
         before = made.get("status", {}).get("conditions", [])
         status = {
             "desiredState": policy["spec"].get("desiredState", {}),
