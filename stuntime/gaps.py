@@ -124,9 +124,10 @@ def read_timeline(
         if not groups or _is_lasting(timeline.answers, last_end, len(timeline.answers) - 1, needed):
             groups.append([])
         ended = groups[:-1]
+        recovered = False
     else:
-        ended = groups if confirmed or end_seen is None else groups[:-1]
-    recovered = not cut_off and (confirmed or end_seen is None)
+        recovered = confirmed or end_seen is None or _recovered_before_last(groups, timeline.answers, needed, end_seen)
+        ended = groups if recovered else groups[:-1]
 
     outages = [_ended_outage(group, timeline, window) for group in ended]
     lower_of = [_lower_s(group, timeline) for group in ended]
@@ -152,7 +153,7 @@ def read_timeline(
         stuntime_s=stuntime_s,
         bounds_s=bounds,
         recovered=recovered,
-        unconfirmed=end_seen is None and bool(groups) and not cut_off and not confirmed,
+        unconfirmed=recovered and not confirmed and bool(groups),
         noise_s=noise_s,
         answers_before=places[0].index + 1 if places else len(timeline.answers),
     )
@@ -190,6 +191,19 @@ def _grouped(places: Sequence[_Place], answers: Sequence[Reply], needed: int) ->
         else:
             groups.append([place])
     return groups
+
+
+def _recovered_before_last(
+    groups: Sequence[Sequence[_Place]], answers: Sequence[Reply], needed: int, end_seen: float
+) -> bool:
+    """Tell whether a lasting recovery after the migration's end came before the last outage.
+
+    Then the measurement was over: that outage fell into the moment between the decision and ping's end, and has ended.
+    """
+    if not groups:
+        return False
+    first = groups[-2][-1].index + 1 if len(groups) > 1 else 0
+    return _is_lasting(answers, first, groups[-1][0].index, needed, end_seen)
 
 
 def _is_lasting(answers: Sequence[Reply], first: int, last: int, needed: int, end_seen: float | None = None) -> bool:

@@ -206,6 +206,17 @@ def test_in_a_run_an_unconfirmed_recovery_is_none() -> None:
     assert (late.recovered, late.stuntime_s) == (False, None)
 
 
+def test_an_outage_while_ping_is_being_ended_undoes_no_recovery() -> None:
+    """Once a recovery was lasting the measurement is over: a short outage after it is told, and has ended."""
+    measured = judged(probes(80, lost=(41, 42, 76)), end_seen=START + 4.3)
+    assert (measured.recovered, measured.valid) == (True, True)
+    assert [outage.probes_lost for outage in measured.outages] == [2, 1]
+    assert measured.stuntime_s == pytest.approx(0.3)
+    assert "recovery-unconfirmed" in measured.reasons
+    worse = judged(probes(80, lost=(41, *range(60, 77))), end_seen=START + 4.3)
+    assert worse.stuntime_s == pytest.approx(1.8)
+
+
 def test_only_the_window_counts() -> None:
     """The stuntime is the longest outage that overlaps the window; an earlier one makes the measurement invalid."""
     sent = probes(120, lost=(31, 32, 33, 81))
