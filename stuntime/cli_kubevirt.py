@@ -95,13 +95,10 @@ def measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirector
     Raise a StuntimeError when nothing could be begun.
     """
     from stuntime.kubevirt import preflight
+    from stuntime.kubevirt.testbed import NO_CAPTURE, KubevirtTestbed
 
-    if arguments.capture:
-        raise UnfitError(
-            "the cluster's testbed takes no capture",
-            "leave --capture out; capture at the static VM's tap yourself and judge it with `stuntime analyze`",
-            reason="capture-unavailable",
-        )
+    if arguments.capture and not KubevirtTestbed.captures:
+        raise UnfitError(*NO_CAPTURE, reason="capture-unavailable")
     with _connected(arguments) as api:
         settings = _settings(arguments, "preflight")
         planned, paths = _asked(arguments)

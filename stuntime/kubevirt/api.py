@@ -125,18 +125,27 @@ class Api:
     def create(self, kind: Kind, body: Object, namespace: str | None = None) -> Object:
         """Create an object and return it; raise ConflictError when it exists.
 
-        A server that went away in the middle may have made it: then it is found again by its name.
+        A server that went away in the middle may have made it: then it is found again by its name, labels and holder.
         """
         path = kind.path(namespace or self.namespace)
 
         def made_before() -> Object | None:
-            return self.get(kind, body["metadata"]["name"], namespace)
+            found = self.get(kind, body["metadata"]["name"], namespace)
+            return found if found is not None and _is_that(found, body) else None
 
         return self._request("POST", kind, path, body=body, done_before=made_before)
 
     def replace(self, kind: Kind, body: Object, namespace: str | None = None) -> Object:
         """Replace an object that nobody has changed since it was read; raise ConflictError when somebody has."""
-        return self._request("PUT", kind, kind.path(namespace or self.namespace, body["metadata"]["name"]), body=body)
+        name = body["metadata"]["name"]
+
+        def replaced_before() -> Object | None:
+            found = self.get(kind, name, namespace)
+            kept = body.keys() - {"metadata", "status"}
+            return found if found is not None and all(found.get(key) == body[key] for key in kept) else None
+
+        path = kind.path(namespace or self.namespace, name)
+        return self._request("PUT", kind, path, body=body, done_before=replaced_before)
 
     def merge(self, kind: Kind, name: str, patch: Object, namespace: str | None = None) -> Object:
         """Merge a patch into an object (RFC 7386) and return it."""
@@ -151,8 +160,14 @@ class Api:
             options["gracePeriodSeconds"] = grace_s
         if uid is not None:
             options["preconditions"] = {"uid": uid}
+
+        def gone_before() -> Object | None:
+            found = self.get(kind, name, namespace)
+            return {} if found is None or (uid is not None and found["metadata"]["uid"] != uid) else None
+
+        path = kind.path(namespace or self.namespace, name)
         try:
-            self._request("DELETE", kind, kind.path(namespace or self.namespace, name), body=options)
+            self._request("DELETE", kind, path, body=options, done_before=gone_before)
         except ApiError as error:
             if error.status == _NOT_FOUND:
                 return False
@@ -169,11 +184,15 @@ class Api:
 
     def text(self, path: str, query: Mapping[str, Any], limit: int) -> str:
         """Return the first characters of a text (a pod's log)."""
-        response = self._patiently(lambda: self._call("GET", path, query, None, _REQUEST_S, "pods/log"), "GET", path)
-        try:
-            return bytes(response.read(limit)).decode(errors="replace")
-        finally:
-            response.release_conn()
+
+        def read() -> str:
+            response = self._call("GET", path, query, None, _REQUEST_S, "pods/log")
+            try:
+                return bytes(response.read(limit)).decode(errors="replace")
+            finally:
+                response.close()
+
+        return str(self._patiently(read, "GET", path))
 
     def states(
         self,
@@ -231,22 +250,28 @@ class Api:
     def _changes(
         self, kind: Kind, path: str, query: Mapping[str, str], version: str, deadline: float
     ) -> Iterator[tuple[str, Object]]:
-        """Yield changes since a version; end when the server has forgotten it or the deadline has come."""
-        while (left_s := deadline - time.monotonic()) > 0:
+        """Yield changes since a version; end when the server has forgotten it or the deadline has come.
+
+        A watch that did not last is followed by a pause, lest a server that ends each at once is pressed.
+        """
+        forgotten = False
+        while not forgotten and (left_s := deadline - (began := time.monotonic())) > 0:
             asked_s = max(1, min(_WATCH_S, int(left_s + 1)))
             watching = {**query, "watch": "true", "resourceVersion": version, "timeoutSeconds": str(asked_s)}
             try:
                 for change, found in self._stream(kind, path, watching, min(left_s, asked_s + 5.0)):
                     if change == "ERROR":
                         _log.debug("api.watch.forgotten", kind=kind.name, why=found.get("message"))
-                        return
+                        forgotten = True
+                        break
                     version = found["metadata"]["resourceVersion"]
                     if change != "BOOKMARK":
                         yield change, found
             except ApiError as error:
-                if error.status == _GONE:
-                    return
-                raise
+                if error.status != _GONE:
+                    raise
+                forgotten = True
+            self.pause(min(began + _PAUSE_S, deadline) - time.monotonic())
 
     def _stream(self, kind: Kind, path: str, query: Mapping[str, str], read_s: float) -> Iterator[tuple[str, Object]]:
         from kubernetes.watch.watch import iter_resp_lines
@@ -272,8 +297,8 @@ class Api:
         with self._lock:
             self._streams.add(response)
         try:
-            if not self._stopped.is_set():
-                yield
+            self.pause(0)
+            yield
         finally:
             with self._lock:
                 self._streams.discard(response)
@@ -291,13 +316,13 @@ class Api:
         done_before: Callable[[], Object | None] | None = None,
     ) -> Object:
         what = kind.resource if kind else path
-        response = self._patiently(
-            lambda: self._call(method, path, query or {}, body, _REQUEST_S, what, told=told), method, path, done_before
-        )
-        if isinstance(response, dict):
-            return response
-        found: Object = json.loads(response.data)
-        return found
+
+        def asked() -> Object:
+            found: Object = json.loads(self._call(method, path, query or {}, body, _REQUEST_S, what, told=told).data)
+            return found
+
+        answer: Object = self._patiently(asked, method, path, done_before)
+        return answer
 
     def _patiently(
         self,
@@ -306,15 +331,19 @@ class Api:
         path: str,
         done_before: Callable[[], Object | None] | None = None,
     ) -> Any:
-        """Call until the server answers, at most as long as our patience lasts."""
+        """Call until the server answers, at most as long as our patience lasts.
+
+        `done_before` is asked when a repeated call is refused: what the first one has done already is no error.
+        """
         deadline = time.monotonic() + self._patience_s
         pause_s, doubtful = _PAUSE_S, False
         while True:
             self.pause(0)
             try:
                 return call()
-            except ConflictError:
-                if doubtful and done_before is not None and (found := done_before()) is not None:
+            except ApiError as refused:
+                again = doubtful and refused.status in (_CONFLICT, _NOT_FOUND)
+                if again and done_before is not None and (found := done_before()) is not None:
                     return found
                 raise
             except (_AwayError, urllib3.exceptions.HTTPError, OSError) as away:
@@ -407,6 +436,13 @@ def _raise(error: ApiException, method: str, what: str, namespace: str) -> NoRet
         )
         raise ApiError(f"{method} {what} is refused: {told}", way_out, status, reason="api-forbidden") from error
     raise ApiError(f"{method} {what}: {told}", "look at the message of the API server", status) from error
+
+
+def _is_that(found: Object, body: Object) -> bool:
+    """Tell whether an object is the one we asked for, not somebody else's of that name."""
+    labels = (body["metadata"].get("labels") or {}).items() <= (found["metadata"].get("labels") or {}).items()
+    holders = {(one.get("spec") or {}).get("holderIdentity") for one in (found, body)}
+    return labels and len(holders) == 1
 
 
 def _is_webhook(told: str) -> bool:

@@ -34,6 +34,12 @@ _LAST_PATIENCE_S = 3.0
 _LAST_NETWORK_S = 10.0
 _NODES_FOR_ALL = 3
 
+#: What is said of captures here, and what to do instead.
+NO_CAPTURE = (
+    "the cluster's testbed takes no capture",
+    "leave --capture out; capture at the static VM's tap yourself and judge it with `stuntime analyze --capture`",
+)
+
 #: Writes what helps to understand a failure into a folder, given what the consoles said.
 Diagnose = Callable[[Path, Mapping[str, bytes]], None]
 
@@ -54,6 +60,7 @@ class KubevirtTestbed:
     """A cluster with KubeVirt. Each scenario has two VMs of its own; several threads may measure."""
 
     name = "kubevirt"
+    captures = False
 
     def __init__(
         self,
@@ -217,11 +224,7 @@ class KubevirtTestbed:
 
     def capture(self, vm: VirtualMachine, file: Path) -> Any:  # noqa: ARG002 - as the protocol has it
         """Refuse: a capture at a VM's port takes more rights on its node than a measurement should have."""
-        raise UnfitError(
-            "the cluster's testbed takes no capture",
-            "leave --capture out; capture at the static VM's tap yourself and judge it with `stuntime analyze`",
-            reason="capture-unavailable",
-        )
+        raise UnfitError(*NO_CAPTURE, reason="capture-unavailable")
 
     def environment(self, pair: Pair) -> Mapping[str, Any]:  # noqa: ARG002 - as the protocol has it
         """Return what decides whether two results may be compared."""
