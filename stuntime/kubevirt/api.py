@@ -141,8 +141,7 @@ class Api:
 
         def replaced_before() -> Object | None:
             found = self.get(kind, name, namespace)
-            kept = body.keys() - {"metadata", "status"}
-            return found if found is not None and all(found.get(key) == body[key] for key in kept) else None
+            return found if found is not None and _said(found) == _said(body) else None
 
         path = kind.path(namespace or self.namespace, name)
         return self._request("PUT", kind, path, body=body, done_before=replaced_before)
@@ -443,6 +442,12 @@ def _is_that(found: Object, body: Object) -> bool:
     labels = (body["metadata"].get("labels") or {}).items() <= (found["metadata"].get("labels") or {}).items()
     holders = {(one.get("spec") or {}).get("holderIdentity") for one in (found, body)}
     return labels and len(holders) == 1
+
+
+def _said(found: Object) -> Object:
+    """Return what people say in an object, without what the server adds."""
+    noted = {key: found["metadata"].get(key) or {} for key in ("labels", "annotations")}
+    return {**{key: found[key] for key in found if key not in ("metadata", "status")}, **noted}
 
 
 def _is_webhook(told: str) -> bool:

@@ -198,6 +198,16 @@ def test_a_replacement_whose_answer_was_lost_is_no_conflict(server: FakeServer, 
     assert renewed["metadata"]["resourceVersion"] != wanted["metadata"]["resourceVersion"]
 
 
+def test_an_annotation_is_part_of_a_replacement(server: FakeServer, api: Api) -> None:
+    """A replacement that changes only annotations did not happen where they are somebody else's."""
+    wanted = _lease(api, "nobody")
+    wanted["metadata"]["annotations"] = {"line": "we"}
+    server.status(503, ("PUT", LEASE.resource), times=1)
+    server.store.merge(LEASE, "ns", "lease", {"metadata": {"annotations": {"line": "they"}}})
+    with pytest.raises(ConflictError):
+        api.replace(LEASE, wanted)
+
+
 def test_a_replacement_that_somebody_forestalled_is_a_conflict(server: FakeServer, api: Api) -> None:
     """While the server was away, somebody else may have been quicker: that is a conflict, and theirs stays."""
     wanted = _lease(api, "we")
