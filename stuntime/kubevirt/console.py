@@ -95,6 +95,8 @@ class ConsoleLine:
                 theirs.sendall(content)
         with suppress(OSError):
             theirs.shutdown(socket.SHUT_RDWR)
+        with suppress(WebSocketException, OSError):
+            opened.shutdown()
 
     def _keep(self, content: bytes) -> None:
         self._seen.append(content)
@@ -108,8 +110,9 @@ def _to_guest(opened: Any, theirs: socket.socket) -> None:
     with suppress(WebSocketException, OSError):
         while data := theirs.recv(_CHUNK):
             opened.send_binary(data)
-    with suppress(WebSocketException, OSError):
-        opened.shutdown()
+    # The other thread reads from it still: it sees the end, and closes what nobody else may have opened anew.
+    with suppress(OSError, AttributeError):
+        opened.sock.shutdown(socket.SHUT_RDWR)
     theirs.close()
 
 
