@@ -205,7 +205,7 @@ class FakeServer:
 
     def open_watches(self) -> int:
         """Return how many watches are open."""
-        return len(self._watches)
+        return sum(not (watch.dropped or watch.torn) for watch in list(self._watches))
 
     def forbid(self, verb: str, resource: str) -> None:
         """Take a right away: ("create", "leases.coordination.k8s.io"); access reviews say so, too."""
