@@ -220,12 +220,12 @@ class NicLeases:
             other = holder_of(found)
             if other not in {holder, None}:
                 _log.warning("nic.not-ours", nic=nic, holder=other)
-                return
+                break
             try:
                 if other == holder:
                     self._replace(found, None, DURATION_S, api)
                 api.delete(LEASE, name, self._namespace, uid=found["metadata"]["uid"])
-                return
+                break
             except ConflictError:
                 pause(api)
 

@@ -1,21 +1,22 @@
 """The quiet window of a cluster: a measurement is alone, whoever provisions or measures otherwise waits.
 
 All parties of a cluster stand in one *line*, which is kept in one Lease (`stuntime-window`) and changed by nothing but
-compare-and-swap on its resourceVersion. Who wants to go joins at the end. A provisioning goes when no measurement stands
-ahead of it, a measurement when nobody stands ahead of it; to look whether one may go and to note that one goes is one
-swap. So what goes on is always either provisionings or one measurement, and nobody is overtaken: whoever stands ahead
-ends or dies.
+compare-and-swap on its resourceVersion. Who wants to go joins at the end. A provisioning goes when no measurement
+stands ahead of it, a measurement when nobody does; to look whether one may go and to note that one goes is one swap. So
+what goes on is always either provisionings or one measurement, and nobody is overtaken: whoever stands ahead ends or
+dies.
 
-Each party changes its own entry every few seconds. Whoever is held up by an entry that has not changed for its duration
+Each process changes its entries every few seconds. Whoever is held up by an entry that has not changed for its duration
 (60 s), as seen by the observer's own clock, strikes it out, by a swap again: against one that was renewed meanwhile it
-fails. So a measurement was alone if its entry, under an id that is never used twice, still stands when it is over: this
+fails. So a measurement was alone if its entry, under an id that is never used again, still stands when it is over: this
 needs no clock, and no bound on anybody's delay. A holder that was struck out, or could not renew in time, raises
 InvalidError (`window-lost`). One that still is at it comes back to the head of the line and marks the measurement that
-it meets there, which raises InvalidError (`window-disturbed`). The one thing that nobody is told is a measurement that
-began and ended while a provisioning's process did not run for longer than its duration.
+it meets there, which raises InvalidError (`window-disturbed`). The one thing that nobody is told is what the processes
+of others, stopped for longer than their duration, do before they notice.
 
-One Lease, because a Lease per party cannot be put into an order that all agree on: a creationTimestamp is cut to
-seconds, and comes from the clock of whichever API server was asked. Its spec names who goes now, for people.
+One Lease, because Leases of their own cannot be put into an order that all agree on: a creationTimestamp is cut to
+seconds, and comes from the clock of whichever API server was asked. Its spec names who goes now, for people. It stays
+when the line is empty.
 """
 
 import itertools
@@ -23,7 +24,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -33,7 +34,7 @@ import structlog
 from stuntime.errors import InvalidError, StuntimeError, TestbedError
 from stuntime.kubevirt.api import Api, ConflictError, InterruptedRunError
 from stuntime.kubevirt.kinds import LEASE, Object
-from stuntime.kubevirt.leases import DURATION_S, LAST_PATIENCE_S, Clock, NicLeases, Seen, holder_of, pause, spec
+from stuntime.kubevirt.leases import DURATION_S, LAST_PATIENCE_S, Clock, NicLeases, Seen, pause, spec
 
 _log = structlog.get_logger()
 
@@ -220,16 +221,22 @@ class Window:
 
     def renew(self) -> None:
         """Renew all that this process has in the line, and its NICs; come back where we were struck out."""
+        try:
+            self._renew_line()
+        finally:
+            self._nics.renew()
+
+    def _renew_line(self) -> None:
         with self._lock:
-            some = bool(self._held)
-        if some:
-            beat = self._beat()
-            written = self._update(lambda line: self._renewed(line, beat))
-            with self._lock:
-                for key, held in self._held.items():
-                    late = held.late or self._clock() - held.renewed > self._duration_s
-                    self._held[key] = replace(held, renewed=max(held.renewed, written.at), late=late)
-        self._nics.renew()
+            if not self._held:
+                return
+        beat = self._beat()
+        written = self._update(lambda line: self._renewed(line, beat))
+        now = self._clock()
+        with self._lock:
+            for key, held in self._held.items():
+                late = held.late or now - held.renewed > self._duration_s
+                self._held[key] = replace(held, renewed=max(held.renewed, written.at), late=late)
 
     def _renewed(self, line: Line, beat: str) -> Line:
         with self._lock:  # as it is now, after the line was read: who has left meanwhile does not come back
@@ -353,8 +360,9 @@ class Window:
             except ConflictError:
                 pause(api)
                 continue
-            for key in dead:
-                _log.warning("window.freed", dead=getattr(line.find(key), "told", key))
+            for entry in line.entries:
+                if entry.id in dead:
+                    _log.warning("window.freed", dead=entry.told)
             return _Written(new, at)
 
     def _note(self, line: Line) -> None:
