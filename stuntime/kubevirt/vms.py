@@ -10,7 +10,7 @@ from stuntime.errors import TestbedError
 from stuntime.guest import ConsoleShell, GuestCommandError, Login
 from stuntime.kubevirt.api import Api
 from stuntime.kubevirt.console import ConsoleLine
-from stuntime.kubevirt.kinds import VM, VMI, condition
+from stuntime.kubevirt.kinds import VM, VMI, Object, condition
 from stuntime.testbed import VirtualMachine
 
 _log = structlog.get_logger()
@@ -18,6 +18,7 @@ _log = structlog.get_logger()
 _GONE_S = 120.0
 _CLOUD_INIT_S = 300.0
 _ENDED = ("Failed", "Succeeded")
+_TELLING = ("PodScheduled", "Synchronized", "Failure")
 _ADDRESSES_S = 20
 # Status 2 of newer versions: it came through, and recommends something.
 _CLOUD_INIT = (
@@ -54,7 +55,11 @@ def wait_booted(api: Api, machine: Machine, timeout_s: float) -> None:
             machine.uid = found["metadata"]["uid"]
             break
         if phase in _ENDED:
-            raise TestbedError(f"{name} ended before it ran ({phase})", "look at its events", reason="vm-crashed")
+            raise TestbedError(
+                f"{name} ended before it ran ({phase}{_why(found)})",
+                "look at its events and its launcher's log in the evidence",
+                reason="vm-crashed",
+            )
     else:
         raise _did_not_start(api, name, timeout_s)
     _log.debug("vm.running", vm=name)
@@ -116,11 +121,15 @@ def _require_configured(machine: Machine) -> None:
 
 def _did_not_start(api: Api, name: str, timeout_s: float) -> TestbedError:
     vm, vmi = api.get(VM, name), api.get(VMI, name)
-    conditions = (condition(vmi, "PodScheduled"), condition(vmi, "Synchronized"), condition(vm, "Failure"))
-    why = next((str(one["message"]) for one in conditions if one.get("message")), "")
-    status = ((vm or {}).get("status") or {}).get("printableStatus", "")
+    status = ((vm or {}).get("status") or {}).get("printableStatus", "no reason is given")
     return TestbedError(
-        f"{name} did not run within {timeout_s:g} s ({': '.join(filter(None, (status, why))) or 'no reason is given'})",
+        f"{name} did not run within {timeout_s:g} s ({status}{_why(vmi, vm)})",
         "look at the events and pods in the evidence",
         reason="vm-not-running",
     )
+
+
+def _why(*objects: Object | None) -> str:
+    """Return what conditions of objects say is wrong."""
+    told = [condition(found, kind).get("message") for found in objects for kind in _TELLING]
+    return next((f": {' '.join(str(message).split())[:300]}" for message in told if message), "")

@@ -203,7 +203,8 @@ def _kubelet(layout: Layout, node: Node) -> dict[str, object]:
         "serializeImagePulls": False,
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
-        "evictionHard": {"memory.available": "200Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi"},
+        # A disk that others fill must not cost the images: there is no registry to pull them from again.
+        "evictionHard": {"memory.available": "200Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
         "nodeStatusUpdateFrequency": "4s",
         "staticPodPath": "/etc/kubernetes/manifests",
     }

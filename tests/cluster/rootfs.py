@@ -29,6 +29,7 @@ _PACKAGES = (
     "libcap2-bin",
     "procps",
     "util-linux",
+    "xorriso",
     "iputils-ping",
     "tcpdump",
     "kmod",
