@@ -50,7 +50,7 @@ def read(api: Api) -> Cluster:
         versions=versions,
         migrations=((kubevirt.get("spec") or {}).get("configuration") or {}).get("migrations") or {},
         nodes=sorted((node_of(one) for one in nodes if runs_vms(one)), key=lambda node: node.name),
-        kvm=any(int((one["status"].get("allocatable") or {}).get(_KVM, 0)) > 0 for one in nodes),
+        kvm=any(_amount(one, _KVM) != "0" for one in nodes),
     )
 
 
@@ -76,6 +76,11 @@ def node_of(found: Object) -> Node:
     }
     name = found["metadata"]["name"]
     return Node(name, labels.get(HOSTNAME, name), {key: value for key, value in facts.items() if value})
+
+
+def _amount(node: Object, resource: str) -> str:
+    """Return how much of a resource a node has, as it says it: KubeVirt's device plugin says `1k`."""
+    return str((node["status"].get("allocatable") or {}).get(resource, 0))
 
 
 def _openshift(api: Api) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from tests.unit.kubeapi.websocket import WebSocket
 
 _MARK = "KUBEAPI_GUEST"
 _GETTY = """\
-trap '' INT
+trap : INT
 printf '\\nFake Linux 1 (ttyS0)\\n'
 while :; do
     printf '\\n%s login: ' "$GUEST_NAME"
