@@ -202,9 +202,9 @@ class KubevirtTestbed:
         machine = self._machines[vm.name]
         machine.migrations += 1
         hostname = next(node.hostname for node in self._nodes if node.name == target)
-        manifest = manifests.migration(
-            f"{vm.name}-{machine.migrations}", vm.name, hostname, labels=self._labels, owners=self._owners
-        )
+        # A finished migration outlives its VM, and the next VM of this name has migrations of its own.
+        name = f"{vm.name}-{machine.migrations}-{secrets.token_hex(2)}"
+        manifest = manifests.migration(name, vm.name, hostname, labels=self._labels, owners=self._owners)
         requested = self.now()
         moved = migrate(self._api, manifest, target, self.now, timeout_s)
         machine.shell.disconnect()
