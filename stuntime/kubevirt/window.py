@@ -124,20 +124,12 @@ class Line:
 
 @dataclass(frozen=True)
 class _Held:
-    """An entry of this process. `renewed` is a time before its last renewal was written; `late`: one came too late."""
+    """An entry of this process. `renewed` is when it last was, as far as is known; `late`: a renewal came too late."""
 
     entry: Entry
     renewed: float
     going: bool = False
     late: bool = False
-
-
-@dataclass(frozen=True)
-class _Written:
-    """The line after a change; `at` is a time after it was read and before it was written."""
-
-    line: Line
-    at: float
 
 
 class Window:
@@ -197,10 +189,9 @@ class Window:
         mark = msgspec.structs.replace(self._entry("provisioning", f"tear-down of {who}"), lasts_s=_SETTLING_S)
         with self._lock:
             ours = set(self._held)
-        written = self._update(
-            lambda line: line.intruded(mark, spare=ours), self._api.last_words(patience_s=LAST_PATIENCE_S)
-        )
-        for entry in written.line.entries:
+        last = self._api.last_words(patience_s=LAST_PATIENCE_S)
+        line = self._update(lambda line: line.intruded(mark, spare=ours), last)
+        for entry in line.entries:
             if entry.disturbed == mark.told:
                 _log.warning("window.disturbed", measurement=entry.told)
 
@@ -231,12 +222,12 @@ class Window:
             if not self._held:
                 return
         beat = self._beat()
-        written = self._update(lambda line: self._renewed(line, beat))
+        self._update(lambda line: self._renewed(line, beat))
         now = self._clock()
         with self._lock:
             for key, held in self._held.items():
                 late = held.late or now - held.renewed > self._duration_s
-                self._held[key] = replace(held, renewed=max(held.renewed, written.at), late=late)
+                self._held[key] = replace(held, renewed=now, late=late)
 
     def _renewed(self, line: Line, beat: str) -> Line:
         with self._lock:  # as it is now, after the line was read: who has left meanwhile does not come back
@@ -263,14 +254,14 @@ class Window:
     def _enter(self, mine: Entry) -> None:
         told: set[str] = set()
         while True:
-            written = self._update(lambda line: line.joined(self._fresh(mine)).begun(mine.id))
-            found = written.line.find(mine.id)
+            line = self._update(lambda line: line.joined(self._fresh(mine)).begun(mine.id))
+            found = line.find(mine.id)
             if found is not None and found.going:
                 with self._lock:
-                    self._held[mine.id] = _Held(mine, written.at, going=True)
+                    self._held[mine.id] = _Held(mine, self._clock(), going=True)
                 return
-            told = self._say(mine, written.line, told)
-            told = self._wait(mine, written.line, told)
+            told = self._say(mine, line, told)
+            told = self._wait(mine, line, told)
 
     def _wait(self, mine: Entry, line: Line, told: set[str]) -> set[str]:
         """Return when it may be our turn, we were struck out, or somebody ahead is dead."""
@@ -339,7 +330,7 @@ class Window:
                 del self._held[mine.id]
         return found[0], late
 
-    def _update(self, change: Callable[[Line], Line], api: Api | None = None) -> _Written:
+    def _update(self, change: Callable[[Line], Line], api: Api | None = None) -> Line:
         """Change the line, and strike out who is dead, by one swap."""
         api = api or self._api
         while True:
@@ -348,9 +339,9 @@ class Window:
             line = _read(lease)
             self._note(line)
             dead = self._dead(line, asked)
-            new, at = change(line.without(dead)), self._clock()
+            new = change(line.without(dead))
             if new == line:
-                return _Written(line, at)
+                return line
             try:
                 if lease is None:
                     if _read(api.create(LEASE, _lease(new, self._duration_s), self._namespace)) != new:
@@ -363,7 +354,7 @@ class Window:
             for entry in line.entries:
                 if entry.id in dead:
                     _log.warning("window.freed", dead=entry.told)
-            return _Written(new, at)
+            return new
 
     def _note(self, line: Line) -> None:
         now = self._clock()
