@@ -54,11 +54,13 @@ def migrate(api: Api, manifest: Object, target: str, now: Callable[[], float], t
     try:
         made = api.create(VMIM, manifest)
     except ApiError as error:
-        if error.status in (_INVALID, _CONFLICT) or "in-flight" in str(error):
-            raise MigrationError(
-                f"{vm} cannot be migrated: {error}", "see who else migrates it", reason="migration-refused"
-            ) from error
-        raise
+        if error.status not in (_INVALID, _CONFLICT) and "denied the request" not in str(error):
+            raise
+        if _is_over(api.get(VMI, vm)):
+            raise _crashed(vm, "before its migration") from error
+        raise MigrationError(
+            f"{vm} cannot be migrated: {error}", "see who else migrates it", reason="migration-refused"
+        ) from error
     uid = made["metadata"]["uid"]
     ahead_s = clock_ahead_s(seconds(made["metadata"].get("creationTimestamp")), requested, now())
     phases: dict[str, float] = {}
@@ -150,18 +152,21 @@ def _failed(api: Api, vm: str, uid: str, target: str) -> MigrationError:
     """Return what has become of a migration whose VMIM says that it failed."""
     with suppress(TestbedError):  # it stays where it was, as it should
         moved = api.wait(
-            VMI, vm, lambda found: _runs_on(found, target), timeout_s=_BELATED_S, what=f"{vm} on {target} after all"
+            VMI,
+            vm,
+            lambda found: _is_over(found) or _runs_on(found, target),
+            timeout_s=_BELATED_S,
+            what=f"{vm} on {target} after all",
         )
-        if moved is not None:
-            return MigrationError(
-                f"the migration of {vm} is said to have failed, and yet the VM moved to {target}",
-                "see who deleted pods here; the number is kept as evidence",
-                reason="migration-contradictory",
-            )
-    found = api.get(VMI, vm)
-    if found is None:
-        return MigrationError(f"{vm} is gone after its migration failed", "look at its events", reason="vm-crashed")
-    state = _state(found) if _state(found).get("migrationUid") == uid else {}
+        if _is_over(moved):
+            return _crashed(vm, "while it was migrated")
+        return MigrationError(
+            f"the migration of {vm} is said to have failed, and yet the VM moved to {target}",
+            "see who deleted pods here; the number is kept as evidence",
+            reason="migration-contradictory",
+        )
+    state = _state(api.get(VMI, vm))
+    state = state if state.get("migrationUid") == uid else {}
     why = state.get("failureReason") or "it gives no reason"
     if state.get("abortRequested") or state.get("abortStatus"):
         return MigrationError(
@@ -203,10 +208,17 @@ def _abort(api: Api, name: str, uid: str, *, wait: bool) -> None:
         _log.warning("migration.not-aborted", migration=name, why=str(error))
 
 
+def _crashed(vm: str, when: str) -> MigrationError:
+    return MigrationError(f"{vm} ended {when}", "look at its events and console", reason="vm-crashed")
+
+
+def _is_over(found: Object | None) -> bool:
+    """Tell whether a VM does not run any more."""
+    return found is None or (found.get("status") or {}).get("phase") in _OVER
+
+
 def _runs_on(found: Object | None, node: str) -> bool:
-    if found is None:
-        return True
-    return found["status"].get("nodeName") == node and bool(_state(found).get("completed"))
+    return found is not None and found["status"].get("nodeName") == node and bool(_state(found).get("completed"))
 
 
 def _state(found: Object | None) -> Object:
