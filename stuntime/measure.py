@@ -141,10 +141,10 @@ def _take(testbed: Testbed, scenario: Scenario, pair: Pair, options: Options, ra
             prober.stop()
             log.debug("measure.collecting", scenario=scenario.id, recovered=recovered)
         raw.clocks_after = _clocks(testbed, pair)
-    except StuntimeError:
+    except StuntimeError as error:
         with suppress(StuntimeError):  # the first failure is the one to tell
             _collect(prober, raw, evidence)
-        raise
+        raise raw.error or error from None
     _collect(prober, raw, evidence)
     if raw.error is not None:
         raise raw.error

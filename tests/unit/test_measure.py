@@ -222,6 +222,20 @@ def test_a_second_failure_does_not_hide_the_first(tmp_path: Path) -> None:
     assert taken(lab, tmp_path).error.reason == "the-first"
 
 
+def test_a_failed_migration_is_told_though_more_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails after a failed migration, such as the console of a VM that died of it, does not hide it."""
+    lab = Lab("migrate", MigrationError("the target died", "look at its log"))
+    do = lab._do
+
+    def do_and_go_silent(step: str) -> None:
+        do(step)
+        if "migrate" in lab.done:
+            raise TestbedError("no answer", "look at its console", reason="console-silent")
+
+    monkeypatch.setattr(lab, "_do", do_and_go_silent)
+    assert taken(lab, tmp_path).error.reason == "migration-failed"
+
+
 def test_a_log_that_says_nothing_is_an_error(tmp_path: Path) -> None:
     """An empty log is no measurement of 0."""
     lab = Lab()
