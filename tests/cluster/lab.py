@@ -33,6 +33,7 @@ GUEST_OPTIONS = ("--guest-image", GUEST, "--guest-boot", "kernel", "--guest-memo
 
 _RUN_S = 300.0
 _GONE_S = 60.0
+_NIC_S = 300.0
 _LOOK_S = 0.3
 # Whatever a run could leave. Of the namespaced kinds also what is not labelled: a pod, a VM of somebody else is none.
 _NAMESPACED = "vm,vmi,vmim,pods,net-attach-def,configmaps,secrets"
@@ -181,7 +182,8 @@ def run_of(command: Command) -> str | None:
 
 @contextmanager
 def bridged(cluster: Running, bridge: str, nic: str) -> Iterator[str]:
-    """Make a bridge by hand on every node, with a spare NIC in it; take both away again."""
+    """Make a bridge by hand on every node, with a spare NIC in it; take both away again. Wait until nobody has it."""
+    wait_for(lambda: not any(is_taken(cluster, nic)), f"a spare {nic}", timeout_s=_NIC_S)
     for node in NODES:
         cluster.on(node.name, "ip", "link", "add", bridge, "type", "bridge")
         cluster.on(node.name, "ip", "link", "set", nic, "master", bridge)
@@ -191,6 +193,12 @@ def bridged(cluster: Running, bridge: str, nic: str) -> Iterator[str]:
     finally:
         for node in NODES:
             cluster.on(node.name, "ip", "link", "delete", bridge)
+
+
+def is_taken(cluster: Running, nic: str) -> list[bool]:
+    """Tell of each node whether a bridge has the NIC."""
+    links = [json.loads(cluster.on(node.name, "ip", "-json", "link", "show", nic)) for node in NODES]
+    return ["master" in found[0] for found in links]
 
 
 def _rights(namespace: str, window: str) -> dict[str, Any]:
