@@ -1,6 +1,6 @@
 """YAML files that people write, read with the line of every value, so that an error can say where it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Value:
-    """A value of a YAML file: text, a number, a mapping, or None, and where it stands (`file:line`)."""
+    """A value of a YAML file: text, a number, a mapping, or None, and where it stands (`file:line`).
+
+    `text` is how a text or number is written there: `8.10` stays apart from `8.1`.
+    """
 
     content: "str | float | dict[str, Value] | None"
     where: str
+    text: str = ""
 
     def mapping(self, what: str, known: tuple[str, ...] = ()) -> "dict[str, Value]":
         """Return a mapping; raise UsageError when it is none, or has a key that is not among `known` (if given)."""
@@ -63,7 +67,7 @@ def _value(node: "Node", file: str, above: "tuple[Node, ...]") -> Value:
                 raise UsageError(f"{at}: a key is no word", "write `name: value` lines")
             if key.value in found:
                 raise UsageError(f"{at}: {key.value!r} is said twice", "say it once: nobody can know which one counts")
-            found[key.value] = Value(_value(value, file, (*above, node)).content, at)
+            found[key.value] = replace(_value(value, file, (*above, node)), where=at)
         return Value(found, where)
     if not isinstance(node, yaml.ScalarNode):
         raise UsageError(f"{where}: a list is not expected here", "write `name: value` lines")
@@ -71,7 +75,7 @@ def _value(node: "Node", file: str, above: "tuple[Node, ...]") -> Value:
         return Value(None, where)
     if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
         try:
-            return Value(float(node.value), where)
+            return Value(float(node.value), where, node.value)
         except ValueError:  # YAML's own forms: 0x10, 1_000, 1:30
-            return Value(node.value, where)
-    return Value(node.value, where)
+            return Value(node.value, where, node.value)
+    return Value(node.value, where, node.value)
