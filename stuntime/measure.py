@@ -125,7 +125,7 @@ def _take(testbed: Testbed, scenario: Scenario, pair: Pair, options: Options, ra
         if scenario.initiator == "migrated" and not raw.observed:
             raise UnfitError(
                 "the observer does not run in the static VM, and only it can time a migrated initiator",
-                "use a guest image with python3, and a user there who may open a raw socket",
+                "install python3 in the static VM, and come there as a user who may open a raw socket",
                 reason="observer-missing",
             )
         with testbed.quiet_window(scenario.id), _captured(testbed, pair, options, evidence):
@@ -140,7 +140,7 @@ def _take(testbed: Testbed, scenario: Scenario, pair: Pair, options: Options, ra
             recovered = _recovered(prober, options)
             prober.stop()
             log.debug("measure.collecting", scenario=scenario.id, recovered=recovered)
-        raw.clocks_after = _clocks(testbed, pair)
+        raw.clocks_after = _clocks_after(testbed, pair, recovered=recovered)
     except StuntimeError as error:
         with suppress(StuntimeError):  # the first failure is the one to tell
             _collect(prober, raw, evidence)
@@ -236,6 +236,15 @@ def _collect(prober: Prober, raw: Raw, evidence: Path) -> None:
 def _clocks(testbed: Testbed, pair: Pair) -> dict[str, ClockSample]:
     vms = {"static": pair.static, "migrated": pair.migrated}
     return {role: sample_clock(testbed, testbed.shell(vm)) for role, vm in vms.items()}
+
+
+def _clocks_after(testbed: Testbed, pair: Pair, *, recovered: bool) -> dict[str, ClockSample]:
+    """Sample both clocks; a VM that was lost, which is the verdict, may be out of reach."""
+    if recovered:
+        return _clocks(testbed, pair)
+    with suppress(StuntimeError):
+        return _clocks(testbed, pair)
+    return {"static": sample_clock(testbed, testbed.shell(pair.static))}
 
 
 def _captured(testbed: Testbed, pair: Pair, options: Options, evidence: Path) -> AbstractContextManager[None]:

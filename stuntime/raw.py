@@ -4,6 +4,8 @@ import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from stuntime.arrivals import Arrivals, parse_observer_log
 from stuntime.capture import read_capture
 from stuntime.errors import InvalidError, StuntimeError
@@ -61,7 +63,16 @@ def read(
     except InvalidError as error:
         raw.error = raw.error or error
         return None, None
-    return measurement, _checked(raw, initiator, recovery_probes, log, measurement, evidence / CAPTURE)
+    checked = _checked(raw, initiator, recovery_probes, log, measurement, evidence / CAPTURE)
+    if measurement.stuntime_s == 0 and raw.migration is not None and not raw.migration.proven:
+        raw.error = raw.error or InvalidError(
+            "there was no outage, and nothing else shows that the VM was migrated: nobody confirmed it, no command"
+            " verified it",
+            "give a --verify-command that prints the VM's node, or confirm the end by hand",
+            reason="migration-unproven",
+        )
+        measurement = msgspec.structs.replace(measurement, stuntime_s=None, bounds_s=None)
+    return measurement, checked
 
 
 def migration_record(raw: Raw) -> MigrationRecord | None:

@@ -41,7 +41,8 @@ class Migration:
 
     `requested` is ours; `started` and `ended` are what the platform reports. `source` and `target` are the nodes
     the VM was seen on before and after; `ordinal` says how many migrations this VM has had, this one included.
-    `resolution_s` is that of the reported times, which are cut, not rounded.
+    `resolution_s` is that of the reported times, which are cut, not rounded. `proven`: somebody or something vouches
+    for it; without that only an outage can show that it happened at all.
     """
 
     requested: float
@@ -55,6 +56,7 @@ class Migration:
     phases: Mapping[str, float] = field(default_factory=dict)
     configuration: Mapping[str, Any] = field(default_factory=dict)
     resolution_s: float = 0.0
+    proven: bool = True
 
 
 class Shell(Protocol):

@@ -284,3 +284,24 @@ def test_window_of_a_control_run_is_the_whole_log(tmp_path: Path, monkeypatch: p
     result = taken(Lab(), tmp_path, migrate=False)
     assert result.migration is None
     assert result.measurement.stuntime_s == pytest.approx(0.3, abs=1e-3)
+
+
+@pytest.mark.parametrize(("proven", "lost"), [(False, ()), (True, ()), (False, (41, 42))])
+def test_a_migration_that_nothing_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proven: bool, lost: tuple[int, ...]
+) -> None:
+    """No outage in a migration that nobody vouches for is invalid, never 0; an outage shows that it happened."""
+    lab = Lab()
+    lab.ping_log = "".join(log_lines(probes(80, lost=lost))).encode()
+    monkeypatch.setitem(globals(), "SENT", probes(80, lost=lost))
+    migrate = lab.migrate
+    monkeypatch.setattr(lab, "migrate", lambda *args, **options: replace(migrate(*args, **options), proven=proven))
+    result = taken(lab, tmp_path)
+    if proven or lost:
+        assert result.valid
+        assert result.measurement.stuntime_s == pytest.approx(0.3 if lost else 0.0, abs=1e-3)
+    else:
+        assert not result.valid
+        assert (result.error.reason, result.error.exit_code) == ("migration-unproven", ExitCode.INVALID)
+        assert result.measurement.stuntime_s is None
+        assert judge(result).verdict is Verdict.ERROR
