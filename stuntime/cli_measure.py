@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stuntime import __version__, cli_kubevirt, cli_results, cli_sandbox
+from stuntime import __version__, cli_kubevirt, cli_results, cli_sandbox, cli_ssh
 from stuntime.cli_common import RECOVERY_HELP, Command, count, seconds, words
 from stuntime.errors import ExitCode, UsageError
 from stuntime.scenario import INITIATORS, IP_FAMILIES, NETWORKS, PATHS, Scenario, measuring_order, scenarios, select
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stuntime.store import OutputDirectory
 
 #: Each testbed's own options, and how it measures what an output directory plans.
-_TESTBEDS = {"sandbox": cli_sandbox, "kubevirt": cli_kubevirt}
+_TESTBEDS = {"sandbox": cli_sandbox, "kubevirt": cli_kubevirt, "ssh": cli_ssh}
 
 
 def add_commands(commands: Any, command: Command) -> None:
@@ -47,8 +47,13 @@ def add_commands(commands: Any, command: Command) -> None:
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("selection", nargs="?", metavar="SELECTION", help="a comma list of scenario ids, with *")
+    parser.add_argument(
+        "--network",
+        type=_names,
+        metavar="LIST",
+        help=f"a comma list of {', '.join(NETWORKS)} or, on other platforms, of those of the inventory (default: all)",
+    )
     for option, known, default in (
-        ("network", NETWORKS, NETWORKS),
         ("path", PATHS, PATHS),
         ("initiator", INITIATORS, INITIATORS),
         ("ip-family", IP_FAMILIES, None),
@@ -99,9 +104,35 @@ def _scenarios(arguments: argparse.Namespace) -> int:
 
 def selected(arguments: argparse.Namespace) -> list[Scenario]:
     """Return the scenarios that the arguments name."""
-    families = arguments.ip_family or (IP_FAMILIES if arguments.selection else IP_FAMILIES[:1])
-    known = scenarios(arguments.network, arguments.path, arguments.initiator, families)
+    elsewhere = "testbed" in arguments and arguments.testbed == "ssh"
+    offered = cli_ssh.scenarios(arguments) if elsewhere else scenarios(ip_families=IP_FAMILIES)
+    families: dict[str, list[str]] = {}
+    for scenario in offered:
+        families.setdefault(scenario.network, []).append(scenario.ip_family)
+    for what, asked, has in (
+        ("network", arguments.network, set(families)),
+        ("ip family", arguments.ip_family, {family for of_one in families.values() for family in of_one}),
+    ):
+        if unknown := [word for word in asked or () if word not in has]:
+            raise UsageError(f"there is no {what} {', '.join(unknown)}", f"known are {', '.join(sorted(has))}")
+    # Without a word one family is measured, ipv4 if it can be; a selection may name any.
+    known = [
+        scenario
+        for scenario in offered
+        if scenario.network in (arguments.network or families)
+        and scenario.path in arguments.path
+        and scenario.initiator in arguments.initiator
+        and scenario.ip_family
+        in (arguments.ip_family or (IP_FAMILIES if arguments.selection else [min(families[scenario.network])]))
+    ]
+    if not known:
+        raise UsageError("no scenario is left of this choice", "leave one of the options out")
     return select(arguments.selection, known) if arguments.selection else known
+
+
+def _names(text: str) -> list[str]:
+    """Return the names of networks in a comma list."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def _run(arguments: argparse.Namespace) -> int:

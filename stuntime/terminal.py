@@ -28,8 +28,8 @@ _STYLES = {Verdict.PASS: "green", Verdict.FAIL: "bold red", Verdict.ERROR: "yell
 
 
 @contextmanager
-def progress(total: int) -> "Iterator[Report]":
-    """Show a live line on a terminal, and a plain line per result everywhere."""
+def progress(total: int, *, live: bool = True) -> "Iterator[Report]":
+    """Show a live line on a terminal, unless somebody has to type there, and a plain line per result everywhere."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -41,16 +41,16 @@ def progress(total: int) -> "Iterator[Report]":
         TimeElapsedColumn(),
     )
     with Progress(
-        *columns, console=console, disable=not console.is_terminal, transient=True, refresh_per_second=2
-    ) as live:
-        task = live.add_task("booting", total=total)
+        *columns, console=console, disable=not (live and console.is_terminal), transient=True, refresh_per_second=2
+    ) as line:
+        task = line.add_task("booting", total=total)
 
         def report(scenario: Scenario, repetition: int, result: Result | None) -> None:
             nonlocal done
-            live.update(task, description=scenario.id)
+            line.update(task, description=scenario.id)
             if result is not None:
                 done += 1
-                live.update(task, completed=done)
+                line.update(task, completed=done)
                 again = f" #{repetition}" if repetition > 1 else ""
                 console.print(Text(f"[{done}/{total}] {scenario.id}{again}: {in_short(result)}"))
 
