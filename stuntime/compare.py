@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf
 from pathlib import Path
@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from stuntime.aggregate_file import AggregateDocument
 from stuntime.baseline import Baseline, read_baseline
+from stuntime.comparability import Surroundings, hard_to_compare, of_conditions, of_networks, of_results
 from stuntime.conditions import Conditions, conditions_of, differences
 from stuntime.documents import AGGREGATE, load, refuse_contradictions, refused, usable
 from stuntime.errors import UsageError
@@ -50,13 +51,17 @@ class Values:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two sets; `left_out` tells (file, why) of documents that are in none, `unreadable` counts the torn."""
+    """One of the two sets; `left_out` tells (file, why) of documents that are in none, `unreadable` counts the torn.
+
+    `surroundings`: what is known of where and how it was measured.
+    """
 
     name: str
     scenarios: dict[Scenario, Values]
     conditions: tuple[Conditions, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
     unreadable: int = 0
+    surroundings: Surroundings = field(default_factory=dict)
 
 
 class Pair(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,6 +91,9 @@ class Comparison(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     alpha: float
     comparisons: int
     conditions_differ: tuple[str, ...]
+    environment_a: dict[str, tuple[str, ...]]
+    environment_b: dict[str, tuple[str, ...]]
+    hard_to_compare: tuple[str, ...]
     pairs: tuple[Pair, ...]
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
@@ -106,11 +114,13 @@ def read_side(path: Path) -> Side:
             return _of_aggregate(path)
         case "stuntime-baseline":
             baseline = read_baseline(path)
-            return Side(str(path), _of_baseline(baseline), (baseline.conditions,))
+            known = of_conditions([baseline.conditions])
+            return Side(str(path), _of_baseline(baseline), (baseline.conditions,), surroundings=known)
         case "stuntime-published":
             published = read_published(path)
             spans = {Scenario.parse(r.scenario): Values((), 0, (r.from_s, r.to_s)) for r in published.ranges}
-            return Side(str(path), spans, (published.conditions,))
+            known = of_conditions([published.conditions], [found.spacing_s for found in published.ranges])
+            return Side(str(path), spans, (published.conditions,), surroundings=known)
     if (path / AGGREGATE).is_file() and not _holds_results(path):
         return _of_aggregate(path / AGGREGATE)
     return _of_results(path)
@@ -155,6 +165,7 @@ def _of_results(path: Path) -> Side:
         tuple(conditions[key] for key in sorted(conditions)),
         tuple(left_out),
         len(loaded.unreadable),
+        of_results([document.result for document in loaded.documents if usable(document.result) is None]),
     )
 
 
@@ -177,7 +188,8 @@ def _of_aggregate(file: Path) -> Side:
     }
     left_out = [(row.file, row.reason) for row in found.unreadable]
     left_out += [(row.scenario, why) for row in found.scenarios for why in row.invalid]
-    return Side(str(file), scenarios, found.conditions, tuple(left_out), len(found.unreadable))
+    known = of_conditions(found.conditions)
+    return Side(str(file), scenarios, found.conditions, tuple(left_out), len(found.unreadable), known)
 
 
 def _of_baseline(baseline: Baseline) -> dict[Scenario, Values]:
@@ -199,6 +211,7 @@ def compare(a: Side, b: Side, match: Sequence[str] = MATCH) -> Comparison:
         )
     pairs = [(s, keyed_b[_key(s, match)]) for s in common]
     tested = [(x, y) for x, y in pairs if a.scenarios[x].published_s is None and b.scenarios[y].published_s is None]
+    around_a, around_b = _around(a, [x for x, _ in pairs]), _around(b, [y for _, y in pairs])
     raw = [mann_whitney(_ranked(a.scenarios[x]), _ranked(b.scenarios[y])) for x, y in tested]
     corrected = dict(zip(tested, holm(raw), strict=True))
     return Comparison(
@@ -208,6 +221,9 @@ def compare(a: Side, b: Side, match: Sequence[str] = MATCH) -> Comparison:
         alpha=ALPHA,
         comparisons=len(tested),
         conditions_differ=tuple(_conditions_differ(a, b)),
+        environment_a=around_a,
+        environment_b=around_b,
+        hard_to_compare=tuple(hard_to_compare(around_a, around_b)),
         pairs=tuple(_pair(x, y, a.scenarios[x], b.scenarios[y], corrected.get((x, y)), len(tested)) for x, y in pairs),
         only_a=tuple(s.id for s in measuring_order(keyed_a.values()) if _key(s, match) not in keyed_b),
         only_b=tuple(s.id for s in measuring_order(keyed_b.values()) if _key(s, match) not in keyed_a),
@@ -215,6 +231,13 @@ def compare(a: Side, b: Side, match: Sequence[str] = MATCH) -> Comparison:
         left_out_b=tuple(f"{file}: {why}" for file, why in b.left_out),
         unreadable=a.unreadable + b.unreadable,
     )
+
+
+def _around(side: Side, paired: Iterable[Scenario]) -> dict[str, tuple[str, ...]]:
+    """Return where and how a side was measured, of its networks only those that are compared."""
+    names = {scenario.network for scenario in paired}
+    networks = [network for found in side.conditions for name, network in found.networks.items() if name in names]
+    return {**{name: tuple(values) for name, values in side.surroundings.items()}, **of_networks(networks)}
 
 
 def _key(scenario: Scenario, match: Sequence[str]) -> tuple[str, ...]:

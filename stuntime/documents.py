@@ -236,7 +236,7 @@ def _light(result: Result, environments: dict[bytes, Environment]) -> Result:
     replace = msgspec.structs.replace
     environment = result.environment
     if environment is not None:
-        environment = replace(environment, nodes={}, guests={}, guest_kernel=None)
+        environment = replace(environment, nodes={}, guests={})
         key = msgspec.json.encode(environment, order="deterministic")
         environment = environments.setdefault(key, environment)
     moved, measured = result.migration, result.measurement

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from stuntime.aggregate import Aggregate, ScenarioVerdict
 from stuntime.baseline import Baseline
+from stuntime.comparability import shown
 from stuntime.compare import Comparison, Finding
 from stuntime.outage import INVALID, WARNINGS, Measurement
 from stuntime.ranges import Range
@@ -217,6 +218,7 @@ def comparison(found: Comparison) -> None:
             )
         console.print(grid)
         console.print()
+    _side_by_side(console, found)
     told: dict[tuple[str, str], list[str]] = {}
     for pair in found.pairs:
         name = pair.a if pair.a == pair.b else f"{pair.a} and {pair.b}"
@@ -225,6 +227,8 @@ def comparison(found: Comparison) -> None:
         of = names[0] if len(names) == 1 else f"{len(names)} scenarios"
         style = _FINDING_STYLES.get(Finding(finding), "")
         console.print(Text.assemble((finding, style), f" {of}: {sentence}"), soft_wrap=True)
+    for difference in found.hard_to_compare:
+        console.print(Text.assemble(("hard to compare", "yellow"), printable(f": {difference}")), soft_wrap=True)
     notes = [f"the conditions differ: {difference}" for difference in found.conditions_differ]
     notes += [
         f"only in {side}: {scenario}" for side, only in (("A", found.only_a), ("B", found.only_b)) for scenario in only
@@ -232,6 +236,15 @@ def comparison(found: Comparison) -> None:
     notes += [f"left out: {told}" for told in (*found.left_out_a, *found.left_out_b)]
     for note in notes:
         console.print(Text(printable(f"note: {note}")), soft_wrap=True)
+
+
+def _side_by_side(console: Console, found: Comparison) -> None:
+    """Print where and how both sides were measured, one below the other: the values can be long."""
+    for name in dict.fromkeys([*found.environment_a, *found.environment_b]):
+        a, b = (shown(environment.get(name, ())) for environment in (found.environment_a, found.environment_b))
+        lines = [f"{name}: {a}"] if a == b else [f"{name}:", f"  A: {a}", f"  B: {b}"]
+        console.print(Text(printable("\n".join(lines))), soft_wrap=True)
+    console.print()
 
 
 def _side(values: Range | None, not_recovered: int, published_s: tuple[float, float] | None) -> tuple[str, str]:

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import PurePosixPath
 from typing import Any
 
 from stuntime.aggregate import Aggregate, ScenarioVerdict
+from stuntime.comparability import HARD, hard_to_compare, of_results, shown
 from stuntime.conditions import Conditions, conditions_of
 from stuntime.policy import Policy
+from stuntime.ranges import Range
 from stuntime.report.evidence import Evidence
 from stuntime.result import Result
 from stuntime.scenario import Scenario
@@ -15,6 +18,8 @@ from stuntime.threshold import Verdict
 
 #: Of long lists so many are shown.
 SHOWN = 40
+#: What the platforms' table begins with; the rest is in the environment.
+_BESIDE = ("testbed", "versions", *HARD)
 _PHASE_WORDS = {
     "preparation": ", began while the migration was prepared",
     "switch-over": ", began in the switch-over",
@@ -29,6 +34,41 @@ class Criterion:
     name: str
     met: bool
     shown: str
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Several platforms: their names, each fact with its value on each, what makes their numbers hard to compare."""
+
+    names: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str]]]
+    hard: Sequence[str]
+
+
+def platforms_of(details: Mapping[str, Result]) -> SideBySide | None:
+    """Return the platforms that were measured, with the ranges of each; None when there is one only."""
+    groups: dict[str, list[Result]] = {}
+    for result in details.values():
+        if result.environment is not None:
+            groups.setdefault(f"{result.environment.cluster_id} ({result.environment.testbed})", []).append(result)
+    if len(groups) < 2:  # noqa: PLR2004 - nothing stands beside one
+        return None
+    names = list(groups)
+    known = [of_results(group) for group in groups.values()]
+    rows = [("stuntime", [_range_of(group) for group in groups.values()])]
+    rows += [(name, [shown(facts.get(name, ())) for facts in known]) for name in _BESIDE]
+    hard = [
+        told
+        for (one, ones), (other, others) in combinations(zip(names, known, strict=True), 2)
+        for told in hard_to_compare(ones, others, (one, other))
+    ]
+    return SideBySide(names, rows, hard)
+
+
+def _range_of(results: Iterable[Result]) -> str:
+    measured = [result.measurement for result in results if result.valid and result.measurement]
+    found = Range.of(m.stuntime_s for m in measured if m.stuntime_s is not None)
+    return f"{found} (n = {found.n})" if found else "no value"
 
 
 def facts_of(result: Result, evidence: Evidence | None) -> Iterable[tuple[str, str]]:
@@ -54,7 +94,8 @@ def facts_of(result: Result, evidence: Evidence | None) -> Iterable[tuple[str, s
         took = "" if moved.started is None or moved.ended is None else f", took {moved.ended - moved.started:.3f} s"
         yield (
             "migration",
-            f"{moved.source} to {moved.target}, {moved.mode}{took}; migration no. {moved.ordinal} of this VM",
+            f"{moved.source} to {moved.target}, {moved.mode}{took}; migration no. {moved.ordinal} of this VM"
+            + (f"; source and target: {moved.configuration['nodes']}" if "nodes" in moved.configuration else ""),
         )
     if result.capture is not None:
         told = result.capture.stuntime_s

@@ -12,11 +12,13 @@ from stuntime.report.evidence import Evidence
 from stuntime.report.facts import (
     SHOWN,
     Criterion,
+    SideBySide,
     all_conditions,
     count_of,
     criteria_of,
     environment_of,
     facts_of,
+    platforms_of,
     policy_of,
     trouble_of,
 )
@@ -93,6 +95,7 @@ class Page:
     trouble: Sequence[tuple[str, str]]
     notes: Sequence[str]
     policy: Sequence[tuple[str, str]] = field(default=())
+    platforms: SideBySide | None = None
 
 
 def page_of(
@@ -128,6 +131,7 @@ def page_of(
         trouble=list(trouble_of(aggregate)),
         notes=aggregate.notes,
         policy=list(policy_of(policy)),
+        platforms=platforms_of(details),
     )
 
 
