@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUITE ?=
 
-.PHONY: help install sandbox test test-unit test-page test-sandbox cluster cluster-stop test-cluster bench lint clean
+.PHONY: help install sandbox test test-unit test-page test-sandbox test-ssh cluster cluster-stop test-cluster bench lint clean
 
 help:
 	@echo "make sandbox   measure all 12 scenarios on this machine, for real (more options: SUITE='--repeat 3')"
@@ -33,7 +33,7 @@ packages:
 sandbox: install
 	$(BIN)/stuntime suite $(SUITE)
 
-test: lint test-unit test-page test-sandbox
+test: lint test-unit test-page test-sandbox test-ssh
 
 test-unit: install
 	$(BIN)/pytest tests/unit
@@ -53,6 +53,10 @@ cluster-stop: install
 
 test-cluster: install
 	$(BIN)/python -m tests.cluster up && $(BIN)/pytest tests/cluster; code=$$?; $(BIN)/python -m tests.cluster down; exit $$code
+
+test-ssh: install
+	@sh tests/ssh/install.sh
+	$(BIN)/pytest tests/ssh
 
 bench: install
 	$(BIN)/python -m tests.benchmarks

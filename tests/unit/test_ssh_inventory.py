@@ -1,5 +1,6 @@
 """Inventories: what they say, and that what cannot be is told with its line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,38 @@ def test_the_same_guest_twice(tmp_path: Path) -> None:
         read(tmp_path, WHOLE.replace("root@vm-migrated", "vm-static"))
     with pytest.raises(UsageError, match=r"both guests have the address 192\.0\.2\.1 on vmbr1"):
         read(tmp_path, WHOLE.replace("migrated: 192.0.2.2,", "migrated: 192.0.2.1,"))
+
+
+_LAB = """\
+guests:
+  static: {ssh: a, node: NODE}
+  migrated: {ssh: b}
+networks:
+  net: {static: 192.0.2.1, migrated: 192.0.2.2}
+"""
+
+
+def _documented() -> list[str]:
+    blocks: list[list[str]] = [[]]
+    for line in (Path(__file__).parents[2] / "docs" / "any-platform.md").read_text().splitlines():
+        if line.startswith("    "):
+            blocks[-1].append(line[4:])
+        elif line and blocks[-1]:
+            blocks.append([])
+    return ["\n".join(block) for block in blocks if any(line.startswith(("platform:", "commands:")) for line in block)]
+
+
+@pytest.mark.parametrize("text", _documented())
+def test_what_is_documented_can_be_read(tmp_path: Path, text: str) -> None:
+    """Every inventory in the documentation is one, its commands are commands, and the VM can go round."""
+    block = text[text.index("platform:") if "platform:" in text else text.index("commands:") :]
+    if "nodes:" not in block:
+        block += "\nnodes: {pve1: , pve2: , pve3: }"
+    if "guests:" not in block:
+        first = re.search(r"^nodes: \{([^:]+):", block, re.MULTILINE)
+        assert first is not None
+        block += "\n" + _LAB.replace("NODE", first[1])
+    found = read(tmp_path, block)
+    assert found.commands.migrate is not None
+    assert found.commands.migrate.names_nodes
+    assert len(found.routes) == 3
