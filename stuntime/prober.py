@@ -141,12 +141,16 @@ class Prober:
         return max((int(seq) for seq in found), key=lambda seq: unwrapped(seq, int(found[-1])))
 
     def stop(self) -> None:
-        """End ping and the observer, and wait until both have."""
-        for shell, name in ((self.initiator, "ping"), (self.static, "observer")):
+        """End ping and the observer, and wait until both have.
+
+        Ping heeds SIGINT only. Python ignores that one while it starts in the background, and would never end.
+        """
+        for shell, name, signal in ((self.initiator, "ping", "INT"), (self.static, "observer", "TERM")):
             stem = self._stem(name)
             shell.run(
-                f"if [ -s {stem}.pid ]; then kill -INT $(cat {stem}.pid) 2>/dev/null;"
-                f" for _ in $(seq 200); do {_alive(stem)} || break; sleep 0.05; done; rm -f {stem}.pid; fi"
+                f"if [ -s {stem}.pid ]; then kill -{signal} $(cat {stem}.pid) 2>/dev/null;"
+                f" for _ in $(seq 200); do {_alive(stem)} || break; sleep 0.05; done;"
+                f" {_alive(stem)} && kill -KILL $(cat {stem}.pid); rm -f {stem}.pid; fi"
             )
 
     def ping_log(self) -> bytes:

@@ -1,9 +1,16 @@
 """How the prober counts replies while it waits."""
 
+import secrets
+import time
+from pathlib import Path
+
 import pytest
 
 from stuntime.ping import Reply
-from stuntime.prober import in_a_row
+from stuntime.prober import Prober, in_a_row
+from stuntime.ssh.connection import Access
+from stuntime.ssh.shell import SshShell
+from tests.unit import fake_ssh
 
 
 def replies(*seqs: int, late: int | None = None) -> list[Reply]:
@@ -36,3 +43,22 @@ def burst(*seqs: int) -> list[Reply]:
 def test_only_the_last_unbroken_row_counts(found: list[Reply], after: int | None, count: int) -> None:
     """A lost probe, a silent gap and a probe that was sent too early begin the count anew."""
     assert in_a_row(found, after) == count
+
+
+def test_an_observer_that_only_starts_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The observer ends when it is told to, though a program that starts in the background ignores SIGINT."""
+    fake_ssh.install(tmp_path, monkeypatch)
+    starting = tmp_path / "bin" / "python3"
+    starting.write_text("#!/bin/sh\nexec sleep 60\n")
+    starting.chmod(0o755)
+    shell, folder = SshShell(Access("guest")), f"/tmp/stuntime-{secrets.token_hex(4)}"
+    prober = Prober(None, shell, shell, "192.0.2.2", None, "192.0.2.2", 0.1, folder)
+    prober.start_observer()
+    pid = int(Path(f"{folder}/observer.pid").read_text())
+    begun = time.monotonic()
+    prober.stop()
+    assert time.monotonic() - begun < 5
+    assert not shell.run(f"grep '^State:.[^Z]' /proc/{pid}/status 2>/dev/null || true")
+    prober.clear()
+    shell.leave()
+    assert not Path(folder).exists()
