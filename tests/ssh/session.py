@@ -137,7 +137,7 @@ def main() -> int:
         scenario=MIGRATED,
         verbose=True,
     )
-    session.run("by-hand", "--by-hand", "--capture", before=(*_HAND, "heeds"))
+    session.run("by-hand", "--by-hand", before=(*_HAND, "heeds"))
     session.run("by-hand-never", "--by-hand", "--migration-timeout", "4", before=(*_HAND, "sleeps"), code=5)
     inventory = folder / "inventory.yaml"
     text = inventory.read_text()
