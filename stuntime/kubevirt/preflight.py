@@ -210,11 +210,9 @@ def _nad(api: Api, name: str) -> Check:
 
 
 def _idle(api: Api, settings: Settings, *, owned: bool) -> Check:
-    moving = [
-        f"{one['metadata'].get('namespace')}/{one['metadata']['name']}"
-        for one in api.find(VMIM, everywhere=True)
-        if ((one.get("status") or {}).get("phase")) not in _OVER
-    ]
+    flying = [one for one in api.find(VMIM, everywhere=True) if (one.get("status") or {}).get("phase") not in _OVER]
+    ours = [one for one in flying if OURS.items() <= (one["metadata"].get("labels") or {}).items()]
+    moving = [f"{one['metadata'].get('namespace')}/{one['metadata']['name']}" for one in flying if one not in ours]
     others = f"{selector(OURS)},{RUN_LABEL}!={settings.run_name}" if owned else selector(OURS)
     left = [
         f"{kind.name} {one['metadata']['name']}" for kind in (VM, CONFIG_MAP) for one in api.find(kind, labels=others)
@@ -227,7 +225,7 @@ def _idle(api: Api, settings: Settings, *, owned: bool) -> Check:
         "no migration in flight",
         fit=not moving,
         way_out="wait for the migrations; `stuntime cleanup --testbed kubevirt` removes what runs left",
-        note="measurements of several runs wait for each other" if left else "",
+        note="measurements of several runs wait for each other" if left or ours else "",
     )
 
 
