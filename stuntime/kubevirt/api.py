@@ -28,6 +28,7 @@ _REQUEST_S = (5.0, 30.0)
 _WATCH_S = 30
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
 _BUSY = (429, 500, 502, 503, 504)
+_RIGHTS = {"POST": "create", "PUT": "update"}
 _NOT_FOUND, _CONFLICT, _GONE, _UNAUTHORIZED, _FORBIDDEN = 404, 409, 410, 401, 403
 
 
@@ -67,7 +68,7 @@ class Api:
         self.configuration: Configuration = client.configuration
         self.requests: Counter[str] = Counter()
         self._client = client
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._stopped = threading.Event()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -334,7 +335,7 @@ class Api:
 
         `done_before` is asked when a repeated call is refused: what the first one has done already is no error.
         """
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + self.patience_s
         pause_s, doubtful = _PAUSE_S, False
         while True:
             self.pause(0)
@@ -345,15 +346,11 @@ class Api:
                 if again and done_before is not None and (found := done_before()) is not None:
                     return found
                 raise
-            except (_AwayError, urllib3.exceptions.HTTPError, OSError) as away:
+            except (_AwayError, urllib3.exceptions.HTTPError, OSError) as gone:
                 doubtful = True
                 if time.monotonic() + pause_s > deadline:
-                    raise TestbedError(
-                        f"the API server did not answer {method} {path} for {self._patience_s:g} s: {_why(away)}",
-                        "see whether the cluster can be reached, and measure again",
-                        reason="api-away",
-                    ) from away
-                _log.debug("api.away", method=method, path=path, why=_why(away))
+                    raise away(f"{method} {path}", self.patience_s, _why(gone)) from gone
+                _log.debug("api.away", method=method, path=path, why=_why(gone))
             self.pause(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -419,6 +416,25 @@ def connect(kubeconfig: Path | None, context: str | None, namespace: str | None)
     return Api(ApiClient(configuration), namespace or own)
 
 
+def away(what: str, patience_s: float, why: str) -> TestbedError:
+    """Return the error of a server that was away for longer than our patience."""
+    return TestbedError(
+        f"the API server did not answer {what} for {patience_s:g} s: {why}",
+        "see whether the cluster can be reached, and measure again",
+        reason="api-away",
+    )
+
+
+def way_out_of(status: int, right: str, namespace: str) -> str:
+    """Return what to do about a refusal (401 or 403)."""
+    if status == _UNAUTHORIZED:
+        return "log in again: the token has run out"
+    return (
+        f"let this account {right} (namespace {namespace}); `stuntime preflight --testbed kubevirt` lists all that is"
+        " needed"
+    )
+
+
 def _raise(error: ApiException, method: str, what: str, namespace: str) -> NoReturn:
     told = _message(error)
     status = int(error.status or 0)
@@ -427,12 +443,7 @@ def _raise(error: ApiException, method: str, what: str, namespace: str) -> NoRet
     if status == _CONFLICT:
         raise ConflictError(f"{method} {what}: {told}", "somebody else changes it, too", status) from error
     if status in (_UNAUTHORIZED, _FORBIDDEN):
-        way_out = (
-            "log in again: the token has run out"
-            if status == _UNAUTHORIZED
-            else f"let this account {method.lower()} {what} (namespace {namespace});"
-            " `stuntime preflight --testbed kubevirt` lists all that is needed"
-        )
+        way_out = way_out_of(status, f"{_RIGHTS.get(method, method.lower())} {what}", namespace)
         raise ApiError(f"{method} {what} is refused: {told}", way_out, status, reason="api-forbidden") from error
     raise ApiError(f"{method} {what}: {told}", "look at the message of the API server", status) from error
 

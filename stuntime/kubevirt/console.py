@@ -1,5 +1,6 @@
 """A VM's serial console over the API: a websocket that pexpect can read."""
 
+import re
 import socket
 import threading
 import time
@@ -13,7 +14,8 @@ from kubernetes.stream.ws_client import create_websocket, get_websocket_url
 from websocket import WebSocketException, setdefaulttimeout
 
 from stuntime.errors import TestbedError
-from stuntime.kubevirt.api import Api, ApiError
+from stuntime.guest import ConsoleShell, Login
+from stuntime.kubevirt.api import Api, ApiError, away, way_out_of
 
 if TYPE_CHECKING:
     from stuntime.guest import Console
@@ -23,6 +25,8 @@ _log = structlog.get_logger()
 _PATH = "/apis/subresources.kubevirt.io/v1/namespaces/{}/virtualmachineinstances/{}/console"
 _PROTOCOL = "plain.kubevirt.io"
 _FORBIDDEN = (401, 403)
+_ENDED = re.compile(r"\bphase is (Failed|Succeeded)\b")
+_SILENT = ("console-silent", "console-closed", "guest-login-refused", "guest-not-booted")
 _CONNECT_S = 10.0
 _AGAIN_S = 0.5
 _KEPT = 256 * 1024
@@ -40,27 +44,31 @@ class ConsoleLine:
         self._vm = vm
         self._seen: deque[bytes] = deque()
         self._kept = 0
+        #: For how long the API server was away when a connection was wanted.
+        self.away_s = 0.0
 
     def connect(self, timeout_s: float) -> "Console":
         """Return a connection, tried until the timeout: a VM that starts or has just moved has no console yet.
 
-        Raise ApiError when this account may not, TestbedError when there was none in time.
+        An API server that is away is waited for as long as other requests wait for it, and that time is not counted.
+        Raise ApiError when this account may not, TestbedError when there was none in time or the VM has ended.
         """
         deadline = time.monotonic() + timeout_s
+        gone: float | None = None
         while True:
             self._api.pause(0)
+            tried = time.monotonic()
             try:
                 return self._connected()
             except (WebSocketException, OSError) as refused:
                 status = getattr(refused, "status_code", None)
-                if status in _FORBIDDEN:
-                    raise ApiError(
-                        f"the console of {self._vm} is refused to this account ({status})",
-                        "let it get virtualmachineinstances/console of subresources.kubevirt.io",
-                        status,
-                        reason="api-forbidden",
-                    ) from refused
-                if time.monotonic() + _AGAIN_S > deadline:
+                gone = None if status is not None else tried if gone is None else gone
+                if gone is not None:
+                    if tried + _AGAIN_S > gone + self._api.patience_s:
+                        raise away(f"the console of {self._vm}", self._api.patience_s, _why(refused)) from refused
+                elif error := self._refusal(int(status or 0), str(refused)):
+                    raise error from refused
+                elif tried + _AGAIN_S > deadline:
                     raise TestbedError(
                         f"the console of {self._vm} did not open within {timeout_s:.0f} s: {_why(refused)}",
                         "see whether the VM runs, and whether somebody else has its console open",
@@ -68,6 +76,25 @@ class ConsoleLine:
                     ) from refused
                 _log.debug("console.closed", vm=self._vm, why=_why(refused))
             self._api.pause(_AGAIN_S)
+            if gone is not None:
+                self.away_s += time.monotonic() - tried
+
+    def _refusal(self, status: int, said: str) -> TestbedError | None:
+        """Return the error of an answer that will be the same the next time."""
+        if status in _FORBIDDEN:
+            return ApiError(
+                f"the console of {self._vm} is refused to this account ({status})",
+                way_out_of(status, "get virtualmachineinstances/console.subresources.kubevirt.io", self._api.namespace),
+                status,
+                reason="api-forbidden",
+            )
+        if ended := _ENDED.search(said):
+            return TestbedError(
+                f"{self._vm} does not run any more (it is {ended[1]})",
+                "look at its events and console",
+                reason="vm-crashed",
+            )
+        return None
 
     def seen(self) -> bytes:
         """Return the last that the console said to us."""
@@ -103,6 +130,25 @@ class ConsoleLine:
         self._kept += len(content)
         while self._kept > _KEPT:
             self._kept -= len(self._seen.popleft())
+
+
+class PatientShell(ConsoleShell):
+    """A shell on a console that is not to blame while the API server is away."""
+
+    def __init__(self, name: str, line: ConsoleLine, login: Login | None) -> None:
+        """Remember the way to its console; nothing is connected yet."""
+        super().__init__(name, line.connect, login)
+        self._line = line
+
+    def run(self, command: str, *, timeout_s: float = 30.0) -> str:
+        """Return what the command printed; the time that the API server was away is not counted."""
+        while True:
+            away_s = self._line.away_s
+            try:
+                return super().run(command, timeout_s=timeout_s)
+            except TestbedError as silent:
+                if silent.reason not in _SILENT or self._line.away_s == away_s:
+                    raise
 
 
 def _to_guest(opened: Any, theirs: socket.socket) -> None:

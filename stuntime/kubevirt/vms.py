@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import structlog
 
 from stuntime.errors import TestbedError
-from stuntime.guest import ConsoleShell, GuestCommandError, Login
+from stuntime.guest import GuestCommandError, Login
 from stuntime.kubevirt.api import Api
-from stuntime.kubevirt.console import ConsoleLine
+from stuntime.kubevirt.console import ConsoleLine, PatientShell
 from stuntime.kubevirt.kinds import VM, VMI, Object, condition
 from stuntime.testbed import VirtualMachine
 
@@ -23,7 +23,7 @@ _ADDRESSES_S = 20
 # Status 2 of newer versions: it came through, and recommends something.
 _CLOUD_INIT = (
     "if command -v cloud-init >/dev/null; then said=$(cloud-init status --wait --long 2>&1); status=$?;"
-    ' [ "$status" = 0 ] || [ "$status" = 2 ] || { echo $said; exit 1; }; fi'
+    ' [ "$status" = 0 ] || [ "$status" = 2 ] || { echo $said; false; }; fi'
 )
 
 
@@ -33,7 +33,7 @@ class Machine:
 
     vm: VirtualMachine
     line: ConsoleLine
-    shell: ConsoleShell
+    shell: PatientShell
     uid: str = ""
     migrations: int = 0
 
@@ -41,7 +41,7 @@ class Machine:
 def machine(api: Api, name: str, addresses: Mapping[str, str], mac: str, login: Login | None) -> Machine:
     """Return a VM that is going to be asked for."""
     line = ConsoleLine(api, name)
-    return Machine(VirtualMachine(name, addresses, mac), line, ConsoleShell(name, line.connect, login))
+    return Machine(VirtualMachine(name, addresses, mac), line, PatientShell(name, line, login))
 
 
 def wait_booted(api: Api, machine: Machine, timeout_s: float) -> None:
