@@ -161,7 +161,7 @@ def down(api: Api, made: Plan, *, timeout_s: float = _CONFIGURED_S) -> None:
     gone["interfaces"][0]["name"] = bridge
     for mapping in gone.get("ovn", {}).get("bridge-mappings", ()):
         mapping["bridge"] = bridge
-    api.merge(NNCP, made.name, {"spec": {"desiredState": gone}})
+    _change(api, found, {"spec": {"desiredState": gone}})
     _wait_configured(api, made.name, _enacted(api, made.name), timeout_s=timeout_s)
     api.delete(NNCP, made.name, grace_s=None)
 
@@ -239,8 +239,25 @@ def _apply(api: Api, kind: Any, wanted: Object) -> None:
     try:
         api.create(kind, wanted)
     except ConflictError:
+        name = wanted["metadata"]["name"]
         patch = {"metadata": {"labels": wanted["metadata"]["labels"]}, "spec": wanted["spec"]}
-        api.merge(kind, wanted["metadata"]["name"], patch)
+        found = api.get(NNCP, name) if kind is NNCP else None
+        if found is None:
+            api.merge(kind, name, patch)
+        else:
+            _change(api, found, patch)
+
+
+def _change(api: Api, found: Object, patch: Object) -> None:
+    """Change a policy, so that nodes try again also what they could not do before.
+
+    They try what is new. Where nothing is, the policy gets another limit of how many may try at once.
+    """
+    name = found["metadata"]["name"]
+    changed = api.merge(NNCP, name, patch)
+    same = changed["metadata"]["generation"] == found["metadata"]["generation"]
+    if same and condition(found, "Degraded").get("status") == "True":
+        api.merge(NNCP, name, {"spec": {"maxUnavailable": 2 if found["spec"].get("maxUnavailable") == 1 else 1}})
 
 
 def _wait_configured(api: Api, policy: str, nodes: Sequence[str], *, timeout_s: float = _CONFIGURED_S) -> None:
