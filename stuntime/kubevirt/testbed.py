@@ -16,7 +16,7 @@ import structlog
 from stuntime.errors import StuntimeError, UnfitError
 from stuntime.guest import ConsoleShell, Login
 from stuntime.kubevirt import manifests, networks, vms
-from stuntime.kubevirt.api import Api, ConflictError
+from stuntime.kubevirt.api import Api, ConflictError, InterruptedRunError
 from stuntime.kubevirt.cluster import Cluster, Node
 from stuntime.kubevirt.kinds import CONFIG_MAP, SCENARIO_LABEL, SECRET, VM, Object
 from stuntime.kubevirt.migration import migrate
@@ -162,8 +162,10 @@ class KubevirtTestbed:
         with _told("run.left"):
             self._window.disturb(self._settings.run_name)
         for machine in machines:
-            with _told("vm.left"):
+            with _told("vm.left") as left:
                 vms.ask_to_go(client, machine)
+            if left == ["api-away"]:  # it would not hear of the others either
+                break
 
     def provisioning(self, who: str) -> Any:
         """Announce that VMs are placed; wait while somebody measures."""
@@ -257,10 +259,26 @@ class KubevirtTestbed:
                     attachment = networks.up(self._api, plan, [node.name for node in self._nodes], self._labels)
                 _log.info("network.up", network=name, nic=self._nic, seconds=round(time.monotonic() - started, 1))
                 yield attachment
-            finally:
-                with nullcontext() if self._api.stopped else self._window.provisioning(f"network {name}"):
-                    patience = {"timeout_s": _LAST_NETWORK_S} if self._api.stopped else {}
-                    networks.down(self._client(), plan, **patience)
+            except BaseException as error:
+                self._unmade_after(error, plan)
+                raise
+            try:
+                self._unmade(plan)
+            except (KeyboardInterrupt, SystemExit) as interrupt:
+                self._unmade_after(interrupt, plan)
+                raise
+
+    def _unmade_after(self, error: BaseException, plan: networks.Plan) -> None:
+        """Take a network away after a trouble, which is the one to tell; after an interrupt nothing is waited for."""
+        if not isinstance(error, Exception) and not self._api.stopped:
+            self.abandon()
+        with _told("network.left"):
+            self._unmade(plan)
+
+    def _unmade(self, plan: networks.Plan) -> None:
+        with nullcontext() if self._api.stopped else self._window.provisioning(f"network {plan.network}"):
+            patience = {"timeout_s": _LAST_NETWORK_S} if self._api.stopped else {}
+            networks.down(self._client(), plan, **patience)
 
     def _boot(self, scenario: Scenario) -> None:
         route, attachment = self.route(scenario), self._attachment
@@ -306,15 +324,20 @@ class KubevirtTestbed:
         with self._lock:
             self._held.pop(scenario, None)
             prefix = f"stuntime-{self._settings.run_name}-{_number(Scenario.parse(scenario)):02}-"
-            machines = [self._machines.pop(name) for name in list(self._machines) if name.startswith(prefix)]
+            machines = {name: machine for name, machine in self._machines.items() if name.startswith(prefix)}
         if not machines:
             return
+        for machine in machines.values():
+            machine.shell.disconnect()
         with _told("vm.left"):
-            if self._api.stopped:
-                vms.ask_to_go(self._client(), *machines)
-                return
-            with self._window.provisioning(scenario):
-                vms.remove(self._api, *machines)
+            try:
+                with nullcontext() if self._api.stopped else self._window.provisioning(scenario):
+                    vms.remove(self._api, *machines.values())
+            except InterruptedRunError:
+                vms.ask_to_go(self._client(), *machines.values())
+        with self._lock:
+            for name in machines:
+                self._machines.pop(name, None)
 
     def _consoles(self, scenario: Scenario) -> dict[str, bytes]:
         prefix = f"stuntime-{self._settings.run_name}-{_number(scenario):02}-"
@@ -326,11 +349,13 @@ class KubevirtTestbed:
 
 
 @contextmanager
-def _told(event: str) -> Iterator[None]:
-    """Go on after an expected failure, said aloud: there is something else to finish."""
+def _told(event: str) -> Iterator[list[str]]:
+    """Go on after an expected failure, said aloud: there is something else to finish. Its reason is in the list."""
+    reasons: list[str] = []
     try:
-        yield
+        yield reasons
     except StuntimeError as error:
+        reasons.append(error.reason)
         _log.warning(event, reason=error.reason, message=str(error), way_out="stuntime cleanup --testbed kubevirt")
     except OSError as error:
         _log.warning(event, message=str(error))
