@@ -1,5 +1,6 @@
 """What runs left behind, found by their labels and removed; nothing else is touched."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from stuntime.kubevirt.api import Api, ApiError
 from stuntime.kubevirt.kinds import (
     CONFIG_MAP,
     CUDN,
+    DEPOSIT_LABEL,
     LEASE,
     NAD,
     NNCP,
@@ -32,6 +34,9 @@ _log = structlog.get_logger()
 # In this order: what moves, what runs, what it was attached to. Secrets go with the ConfigMap that owns them.
 _KINDS = (VMIM, VM, VMI, POD, CONFIG_MAP, CUDN, NAD, NNCP, LEASE)
 _NETWORKS = (CUDN, NAD, NNCP)
+_MACHINES = (VMIM, VM, VMI)
+_GONE_S = 120.0
+_NOT_FOUND, _FORBIDDEN = 404, 403
 
 
 @dataclass(frozen=True)
@@ -46,22 +51,41 @@ class Leftover:
 
 
 def leftovers(
-    api: Api, *, run: str | None, older_than_s: float, now: float, window_namespace: str
+    api: Api, *, run: str | None, older_than_s: float, now: float, window_namespace: str, results: bool = False
 ) -> tuple[list[Leftover], list[str]]:
-    """Return what runs (or one run) left that is old enough, and which kinds could not be looked for."""
-    labels = {**OURS, **({RUN_LABEL: run} if run else {})}
+    """Return what runs (or one run) left that is old enough, and which kinds could not be looked for.
+
+    What they measured stays, unless `results` are asked for.
+    """
+    labels = selector({**OURS, **({RUN_LABEL: run} if run else {})}) + ("" if results else f",!{DEPOSIT_LABEL}")
     found: list[Leftover] = []
     unseen = []
     for kind in _KINDS:
         namespace = window_namespace if kind is LEASE else api.namespace
         try:
-            objects = api.find(kind, labels=selector(labels), namespace=namespace)
+            objects = api.find(kind, labels=labels, namespace=namespace)
         except ApiError as error:
-            if error.status != 404:  # noqa: PLR2004 - a cluster without this kind has none of it
+            # A cluster without this kind has none of it; an account that may not look for networks has made none.
+            if error.status != _NOT_FOUND and not (error.status == _FORBIDDEN and kind in _NETWORKS):
                 unseen.append(f"{kind.resource}: {error}")
             continue
         found += [_leftover(kind, one, namespace, now) for one in objects if RUN_LABEL in one["metadata"]["labels"]]
     return [one for one in found if one.age_s >= older_than_s], unseen
+
+
+def machines(api: Api, *, run: str, now: float) -> list[Leftover]:
+    """Return a run's VMs, and what moves them."""
+    labels = selector({**OURS, RUN_LABEL: run})
+    return [_leftover(kind, one, api.namespace, now) for kind in _MACHINES for one in api.find(kind, labels=labels)]
+
+
+def wait_gone(api: Api, *, run: str) -> None:
+    """Wait until no VM of a run is there any more; raise TestbedError when one stays."""
+    for state in api.states(VMI, time.monotonic() + _GONE_S, labels=selector({**OURS, RUN_LABEL: run})):
+        left = sorted(state)
+        if not left:
+            return
+    raise TestbedError(f"{', '.join(left)} did not go within {_GONE_S:g} s", "look at the events of these VMs")
 
 
 def remove(api: Api, found: Sequence[Leftover]) -> None:

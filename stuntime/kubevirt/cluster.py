@@ -33,8 +33,8 @@ class Cluster:
     kvm: bool
 
 
-def read(api: Api) -> Cluster:
-    """Return what is known of the cluster."""
+def read(api: Api, node_selector: str = "") -> Cluster:
+    """Return what is known of the cluster, and of those of its nodes that have these labels."""
     kubevirts = api.find(KUBEVIRT, everywhere=True)
     kubevirt = kubevirts[0] if kubevirts else {}
     versions = {"kubernetes": str(api.ask("/version").get("gitVersion", "unknown"))}
@@ -44,7 +44,7 @@ def read(api: Api) -> Cluster:
     if openshift:
         versions["openshift"] = openshift
     system = None if identity else api.get(NAMESPACE, "kube-system")
-    nodes = api.find(NODE)
+    nodes = api.find(NODE, labels=node_selector)
     return Cluster(
         id=identity or (system["metadata"]["uid"] if system else "unknown"),
         versions=versions,

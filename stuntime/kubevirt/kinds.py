@@ -7,6 +7,8 @@ from typing import Any
 Object = dict[str, Any]
 
 NAME_LABEL, RUN_LABEL, SCENARIO_LABEL = "app.kubernetes.io/name", "stuntime.io/run", "stuntime.io/scenario"
+#: Results that are kept in the cluster have it; cleaning up leaves them.
+DEPOSIT_LABEL = "stuntime.io/deposit"
 #: Every object of ours has this label, and cleaning up asks for it.
 OURS = {NAME_LABEL: "stuntime"}
 

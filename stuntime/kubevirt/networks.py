@@ -175,6 +175,15 @@ def nic_of(api: Api, made: Plan) -> str | None:
     return None
 
 
+def nic_below(api: Api, network: str, nad: str) -> str | None:
+    """Return the NIC of a network that another process of ours has made; None where it is not known."""
+    made = Plan(network, "", None, None)
+    try:
+        return nic_of(api, made) if nad == made.name else None
+    except ApiError:
+        return None
+
+
 def existing(api: Api, name: str, nic: str | None = None) -> Attachment:
     """Return how VMs are attached to the network of a NAD; raise UnfitError when it is not there or says nothing."""
     found = api.get(NAD, name)

@@ -10,7 +10,19 @@ from stuntime.errors import StuntimeError, UnfitError
 from stuntime.kubevirt import cluster, networks, permissions
 from stuntime.kubevirt.api import Api, ApiError
 from stuntime.kubevirt.cluster import Cluster, Node
-from stuntime.kubevirt.kinds import CONFIG_MAP, NNCP, NNS, OURS, POD, RUN_LABEL, VM, VMIM, Object, selector
+from stuntime.kubevirt.kinds import (
+    CONFIG_MAP,
+    DEPOSIT_LABEL,
+    NNCP,
+    NNS,
+    OURS,
+    POD,
+    RUN_LABEL,
+    VM,
+    VMIM,
+    Object,
+    selector,
+)
 from stuntime.kubevirt.manifests import HOSTNAME, run_labels
 from stuntime.kubevirt.settings import Settings
 
@@ -83,7 +95,7 @@ def examine(
         )
     )
     try:
-        seen = cluster.read(api)
+        seen = cluster.read(api, settings.node_selector)
     except ApiError as error:
         checks.append(Check("KubeVirt", str(error), "KubeVirt 1.6 or newer", fit=False, way_out=error.way_out))
         return Found(checks)
@@ -213,7 +225,7 @@ def _idle(api: Api, settings: Settings, *, owned: bool) -> Check:
     flying = [one for one in api.find(VMIM, everywhere=True) if (one.get("status") or {}).get("phase") not in _OVER]
     ours = [one for one in flying if OURS.items() <= (one["metadata"].get("labels") or {}).items()]
     moving = [f"{one['metadata'].get('namespace')}/{one['metadata']['name']}" for one in flying if one not in ours]
-    others = f"{selector(OURS)},{RUN_LABEL}!={settings.run_name}" if owned else selector(OURS)
+    others = f"{selector(OURS)},!{DEPOSIT_LABEL}" + (f",{RUN_LABEL}!={settings.run_name}" if owned else "")
     left = [
         f"{kind.name} {one['metadata']['name']}" for kind in (VM, CONFIG_MAP) for one in api.find(kind, labels=others)
     ]

@@ -1,11 +1,13 @@
 """How a cluster is to be measured: what a user can set, checked before anything is made."""
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stuntime.errors import UsageError
+from stuntime.kubevirt.kinds import Object
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _NIC = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
@@ -13,6 +15,8 @@ _QUANTITY = re.compile(r"[1-9][0-9]*(Mi|Gi)")
 _VLANS = range(1, 4095)
 _MTUS = range(1280, 65536)
 _LEAST_ADDRESSES = 256
+_LONGEST_RUN = 40
+_OWNERS = ("PipelineRun", "TaskRun")
 DEFAULT_IMAGE = "quay.io/containerdisks/fedora:43"
 
 
@@ -98,7 +102,11 @@ class Addresses:
 
 @dataclass(frozen=True)
 class Settings:
-    """All that can be set for a cluster. `nodes` empty: the first ones, by name, that can run VMs."""
+    """All that can be set for a cluster.
+
+    `nodes` empty: the first ones, by name, that can run VMs and have the labels of `node_selector`. `owner` None: what
+    is made belongs to the run itself, and goes when it ends.
+    """
 
     run: str
     guest: Guest = field(default_factory=Guest)
@@ -107,6 +115,8 @@ class Settings:
     nodes: tuple[str, ...] = ()
     boot_timeout_s: float = 600.0
     window_namespace: str = "stuntime"
+    node_selector: str = ""
+    owner: "Owner | None" = None
 
     def __post_init__(self) -> None:
         """Raise UsageError when a node is named twice."""
@@ -116,4 +126,37 @@ class Settings:
     @property
     def run_name(self) -> str:
         """The run as labels and names of objects have it."""
-        return re.sub(r"[^a-z0-9-]+", "-", self.run.lower()).strip("-")[:40].strip("-")
+        return run_name(self.run)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The Tekton object, of the same namespace, that what a run makes belongs to: it goes with it."""
+
+    kind: str
+    name: str
+    uid: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Owner":
+        """Return the owner that a text names as KIND/NAME/UID; raise UsageError when it names none."""
+        parts = text.split("/")
+        if len(parts) != 3 or parts[0] not in _OWNERS or not all(parts):  # noqa: PLR2004 - kind, name, uid
+            raise UsageError(
+                f"{text!r} names no owner", f"write it as KIND/NAME/UID, where KIND is {' or '.join(_OWNERS)}"
+            )
+        return cls(*parts)
+
+    @property
+    def reference(self) -> Object:
+        """The owner as an object's metadata has it."""
+        return {"apiVersion": "tekton.dev/v1", "kind": self.kind, "name": self.name, "uid": self.uid}
+
+
+def run_name(run: str) -> str:
+    """Return a run as labels and names of objects have it; two that differ only after 40 characters stay apart."""
+    name = re.sub(r"[^a-z0-9-]+", "-", run.lower()).strip("-")
+    if len(name) <= _LONGEST_RUN:
+        return name
+    digest = hashlib.sha256(run.encode()).hexdigest()[:8]
+    return f"{name[: _LONGEST_RUN - 9].strip('-')}-{digest}"

@@ -91,7 +91,30 @@ class KubevirtTestbed:
 
     @contextmanager
     def opened(self) -> Iterator["KubevirtTestbed"]:
-        """Hold the object that owns all others of this run, and the guests' password; at the end they are gone."""
+        """Hold the object that owns all others of this run, and the guests' password; at the end they are gone.
+
+        The owner is the one that the settings name, or a ConfigMap that is made here.
+        """
+        with self._owned():
+            try:
+                if self._settings.guest.boot == "disk":
+                    secret = manifests.login_secret(
+                        self._login_name, self._password, labels=self._labels, owners=self._owners
+                    )
+                    self._api.create(SECRET, secret)
+                yield self
+            finally:
+                if self._settings.guest.boot == "disk":
+                    with _told("run.left"):
+                        self._client().delete(SECRET, self._login_name)
+        _log.info("api.requests", total=sum(self._api.requests.values()), by=dict(self._api.requests))
+
+    @contextmanager
+    def _owned(self) -> Iterator[None]:
+        if self._settings.owner is not None:
+            self._owners = [self._settings.owner.reference]
+            yield
+            return
         name, run = f"stuntime-{self._settings.run_name}", self._settings.run
         anchor = CONFIG_MAP.object(name, labels=self._labels, data={"run": run})
         try:
@@ -103,20 +126,11 @@ class KubevirtTestbed:
             made = found
         self._owners = [{"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": made["metadata"]["uid"]}]
         try:
-            if self._settings.guest.boot == "disk":
-                self._api.create(
-                    SECRET,
-                    manifests.login_secret(self._login_name, self._password, labels=self._labels, owners=self._owners),
-                )
-            yield self
+            yield
         finally:
-            client = self._client()
-            with _told("run.left"):
-                if self._settings.guest.boot == "disk":
-                    client.delete(SECRET, self._login_name)
-                if mine:
-                    client.delete(CONFIG_MAP, name)
-            _log.info("api.requests", total=sum(self._api.requests.values()), by=dict(self._api.requests))
+            if mine:
+                with _told("run.left"):
+                    self._client().delete(CONFIG_MAP, name)
 
     def now(self) -> float:
         """Return epoch seconds, counted on from the start by the monotonic clock."""
@@ -247,7 +261,8 @@ class KubevirtTestbed:
     def _made(self, name: str) -> Iterator[networks.Attachment]:
         settings = self._settings.networks
         if name in settings.nads:
-            yield networks.existing(self._api, settings.nads[name], settings.nic)
+            nad = settings.nads[name]
+            yield networks.existing(self._api, nad, settings.nic or networks.nic_below(self._api, name, nad))
             return
         if self._nic is None:
             raise UnfitError("no spare NIC is known", "name one with --nic", reason="nic-missing")
