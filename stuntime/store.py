@@ -119,10 +119,18 @@ class OutputDirectory:
         """
         files = sorted(path for path in self._evidence(result.scenario, result.repetition).rglob("*") if path.is_file())
         whole = msgspec.structs.replace(result, evidence=tuple(_evidence_file(path, self.root) for path in files))
-        write_evidence(self.root / "results" / f"{_stem(result.scenario, result.repetition)}.json", to_json(whole))
+        write_evidence(self.document(result.scenario, result.repetition), to_json(whole))
+        self.refresh()
+        return whole
+
+    def document(self, scenario: str, repetition: int) -> Path:
+        """Return the file of a measurement's result document."""
+        return self.root / "results" / f"{_stem(scenario, repetition)}.json"
+
+    def refresh(self) -> None:
+        """Write the summary of the results that are there now; raise TestbedError when the disk does not take it."""
         rows = tuple(_row(known) for known in self.results())
         write_evidence(self.root / SUMMARY, to_json(Summary(plan=self.plan, rows=rows)))
-        return whole
 
     def _evidence(self, scenario: str, repetition: int) -> Path:
         return self.root / "evidence" / _stem(scenario, repetition)

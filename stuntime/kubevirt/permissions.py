@@ -52,7 +52,7 @@ RIGHTS = (
     _of(VMIM, "create delete list watch"),
     Right(("get",), "subresources.kubevirt.io", "virtualmachineinstances/console"),
     _of(SECRET, "create delete"),
-    _of(CONFIG_MAP, "create delete get list"),
+    _of(CONFIG_MAP, "create delete get list update"),
     _of(POD, "create delete get list watch"),
     _of(POD, "get", part="log"),
     _of(EVENT, "list"),
