@@ -3,13 +3,14 @@
 import argparse
 import gc
 import signal
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from stuntime import __version__, cli_kubevirt, cli_measure, cli_ranges, cli_results, logs
-from stuntime.cli_common import RECOVERY_HELP, count, epoch, guarded, seconds
+from stuntime import __version__, cli_kubevirt, cli_measure, cli_pipeline, cli_ranges, cli_results, logs
+from stuntime.cli_common import RECOVERY_HELP, count, epoch, given, guarded, seconds
 from stuntime.errors import ExitCode, UsageError
 from stuntime.scenario import INITIATORS
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(given(sys.argv[1:] if argv is None else argv))
     logs.configure(verbose=arguments.verbose)
     try:
         return guarded(lambda: arguments.command(arguments))
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     analyze.add_argument("--json", action="store_true", help="the measurement part of the result document")
 
     cli_kubevirt.add_commands(commands, _command)
+    cli_pipeline.add_commands(commands, _command)
     cli_results.add_commands(commands, _command)
     cli_ranges.add_commands(commands, _command)
     return parser

@@ -1,6 +1,7 @@
 """What the command line's parts share: the types of arguments, and how an expected failure is told."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,6 +42,29 @@ def words(known: Sequence[str]) -> Callable[[str], list[str]]:
         return [word for word in known if word in found]
 
     return parsed
+
+
+class Words(argparse.Action):
+    """Takes several comma lists of words, as one list."""
+
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
+        """Keep the words, each once."""
+        setattr(namespace, self.dest, list(dict.fromkeys(word for found in values for word in found)))
+
+
+def given(argv: Sequence[str]) -> list[str]:
+    """Return arguments without the options that have an empty value: `--nic=` is as if not given.
+
+    So whoever has a parameter for each option (a Tekton task) can leave it empty.
+    """
+    return [argument for argument in argv if not re.fullmatch(r"--[a-z0-9-]+=", argument)]
+
+
+def run_id(text: str) -> str:
+    """Return the id of a run that an argument names."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no id of a run: use letters, digits, dots, - and _")
+    return text
 
 
 def seconds(text: str) -> float:

@@ -3,13 +3,13 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stuntime.cli_common import Command, count, guarded, seconds, words
-from stuntime.errors import ExitCode, UnfitError, UsageError
+from stuntime import cli_cluster, cli_pipeline
+from stuntime.cli_common import Command, Words, count, guarded, run_id, seconds, words
+from stuntime.errors import ExitCode, StuntimeError, UnfitError, UsageError
 from stuntime.scenario import NETWORKS, PATHS, Scenario
 
 if TYPE_CHECKING:
@@ -21,24 +21,27 @@ if TYPE_CHECKING:
     from stuntime.kubevirt.settings import Settings
     from stuntime.store import OutputDirectory
 
-_CLUSTER = ("kubeconfig", "context", "namespace", "window_namespace")
 _SETTINGS = (
     "nodes", "nic", "nic_wait", "vlan", "mtu", "nad",
-    "guest_image", "guest_boot", "guest_memory", "boot_timeout", "ipv4_subnet", "ipv6_subnet",
+    "node_selector", "guest_image", "guest_boot", "guest_memory", "boot_timeout", "ipv4_subnet", "ipv6_subnet",
 )  # fmt: skip
 #: The options that only this testbed has, by the names they have among the arguments.
-OPTIONS = (*_CLUSTER, *_SETTINGS, "concurrency")
-_HOLD_S = 4 * 3600
+OPTIONS = (*cli_cluster.OPTIONS, *_SETTINGS, *cli_pipeline.OPTIONS, "concurrency")
+_HOLD_S = 8 * 3600
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that only this testbed has."""
     group = parser.add_argument_group("on a cluster")
-    _add_cluster(group)
+    cli_cluster.add_options(group)
     _add_settings(group)
     group.add_argument(
-        "--concurrency", type=count, metavar="N", help="how many scenarios hold VMs at once (default: all of a network)"
+        "--concurrency",
+        type=count,
+        metavar="N",
+        help="how many scenarios hold VMs at once (default: all of a network), in all processes with the same --run",
     )
+    cli_pipeline.add_options(group)
 
 
 def add_commands(commands: Any, command: Command) -> None:
@@ -52,11 +55,20 @@ def add_commands(commands: Any, command: Command) -> None:
     )
     preflight.add_argument("--testbed", choices=["sandbox", "kubevirt"], default="sandbox", help="default: sandbox")
     preflight.add_argument(
-        "--network", type=words(NETWORKS), default=list(NETWORKS), metavar="LIST", help="the networks that will be used"
+        "--network",
+        type=words(NETWORKS),
+        nargs="+",
+        action=Words,
+        default=list(NETWORKS),
+        metavar="LIST",
+        help="the networks that will be used",
+    )
+    preflight.add_argument(
+        "--run", type=run_id, metavar="ID", default="preflight", help="the run it belongs to (default: preflight)"
     )
     preflight.add_argument("--boot", action="store_true", help="also boot a guest, and try its ping and the observer")
     preflight.add_argument("--json", action="store_true", help="the table as JSON")
-    _add_cluster(preflight)
+    cli_cluster.add_options(preflight)
     _add_settings(preflight)
 
     network = command(
@@ -68,8 +80,10 @@ def add_commands(commands: Any, command: Command) -> None:
     )
     network.add_argument("action", choices=["up", "down"])
     network.add_argument("network", choices=NETWORKS)
-    network.add_argument("--run", metavar="ID", default="by-hand", help="the run it belongs to (default: by-hand)")
-    _add_cluster(network)
+    network.add_argument(
+        "--run", type=run_id, metavar="ID", default="by-hand", help="the run it belongs to (default: by-hand)"
+    )
+    cli_cluster.add_options(network)
     _add_settings(network)
 
     cleanup = command(
@@ -80,13 +94,17 @@ def add_commands(commands: Any, command: Command) -> None:
         "stuntime cleanup --testbed kubevirt --older-than 7200",
     )
     cleanup.add_argument("--testbed", choices=["kubevirt"], default="kubevirt", help="default: kubevirt")
-    cleanup.add_argument("--run", metavar="ID", help="only of this run (default: of all)")
+    cleanup.add_argument("--run", type=run_id, metavar="ID", help="only of this run (default: of all)")
     cleanup.add_argument(
         "--older-than", type=seconds, default=0.0, metavar="S", help="only what is at least so old (default: all)"
     )
+    cleanup.add_argument(
+        "--settle", type=seconds, metavar="S", help="wait at most so long for the pods of PipelineRun ID that measure"
+    )
+    cleanup.add_argument("--results", action="store_true", help="also remove the results that are kept in the cluster")
     cleanup.add_argument("--yes", action="store_true", help="do not ask; without a terminal nobody is asked")
     cleanup.add_argument("--dry-run", action="store_true", help="only list it")
-    _add_cluster(cleanup)
+    cli_cluster.add_options(cleanup)
 
 
 def measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirectory]") -> "tuple[OutputDirectory, int]":
@@ -99,10 +117,15 @@ def measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirector
 
     if arguments.capture and not KubevirtTestbed.captures:
         raise UnfitError(*NO_CAPTURE, reason="capture-unavailable")
-    with _connected(arguments) as api:
-        settings = _settings(arguments, "preflight")
+    with cli_cluster.connected(arguments) as api:
+        settings = _settings(arguments, arguments.run or "preflight")
         planned, paths = _asked(arguments)
-        found = preflight.examine(api, settings, planned, paths, pull=False).require()
+        try:
+            found = preflight.examine(api, settings, planned, paths, pull=False, owned=bool(arguments.run)).require()
+        except StuntimeError as error:
+            if arguments.deposit:
+                cli_pipeline.deposit_failure(arguments, api, opened(), error)
+            raise
         for check in found.checks:
             if check.note:
                 print(f"stuntime: note: {check.note}", file=sys.stderr)
@@ -118,10 +141,29 @@ def _inside(
     from stuntime.suite import options_of, run_plan
     from stuntime.terminal import progress
 
-    with _testbed(arguments, api, settings, found) as testbed, progress(len(output.missing())) as report:
-        together = arguments.concurrency or len(output.plan.scenarios)
-        run_plan(testbed, output, options_of(output.plan), report, together=together)
+    scenarios = output.plan.scenarios
+    with (
+        cli_pipeline.time_limit(arguments.time_limit),
+        cli_pipeline.kept(arguments, api, output) as keep,
+        _slot(arguments, api, settings, scenarios),
+        _testbed(arguments, api, settings, found) as testbed,
+        progress(len(output.missing())) as report,
+    ):
+        together = arguments.concurrency or len(scenarios)
+        run_plan(testbed, output, options_of(output.plan), keep(report), together=together)
     return ExitCode.OK
+
+
+def _slot(
+    arguments: argparse.Namespace, api: "Api", settings: "Settings", scenarios: Sequence[str]
+) -> AbstractContextManager[None]:
+    """Hold one of the run's slots, where each of its scenarios has a process of its own and they are limited."""
+    from stuntime.kubevirt.slots import Slots
+
+    if not (arguments.run and arguments.concurrency and len(scenarios) == 1):
+        return nullcontext()
+    slots = Slots(api, namespace=settings.window_namespace, run=settings.run_name, limit=arguments.concurrency)
+    return slots.holding(scenarios[0])
 
 
 def _asked(arguments: argparse.Namespace) -> tuple[list[str], tuple[str, ...]]:
@@ -152,8 +194,11 @@ def _preflight(arguments: argparse.Namespace) -> int:
     from stuntime.kubevirt import preflight
     from stuntime.result import to_json
 
-    with _connected(arguments) as api:
-        settings = _settings(arguments, "preflight")
+    with cli_cluster.connected(arguments) as api:
+        settings = _settings(arguments, arguments.run)
+        given = settings.networks
+        own = {network: name for network, name in given.nads.items() if name != f"stuntime-{network}"}
+        settings = replace(settings, networks=replace(given, nads=own))  # those that are ours will be made
         found = preflight.examine(api, settings, arguments.network, PATHS)
         if arguments.boot and found.fit:
             found = _tried(arguments, api, settings, found)
@@ -176,7 +221,7 @@ def _network(arguments: argparse.Namespace) -> int:
     from stuntime.kubevirt.manifests import run_labels
     from stuntime.kubevirt.window import Window
 
-    with _connected(arguments) as api:
+    with cli_cluster.connected(arguments) as api:
         settings = _settings(arguments, arguments.run)
         if arguments.network in settings.networks.nads:
             raise UsageError("a NAD by name is there already", "leave --nad out: it is for measuring")
@@ -184,6 +229,7 @@ def _network(arguments: argparse.Namespace) -> int:
         if arguments.action == "down":
             plan = networks.Plan(arguments.network, "", None, None)
             nic = networks.nic_of(api, plan)
+            _remove_vms(api, settings)
             networks.down(api, plan)
             if nic:
                 window.give_nic(nic, _holder(settings))
@@ -201,6 +247,19 @@ def _network(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def _remove_vms(api: "Api", settings: "Settings") -> None:
+    """Remove what processes of this run that were killed have left on the network."""
+    import time
+
+    from stuntime.kubevirt import cleanup
+
+    found = cleanup.machines(api, run=settings.run_name, now=time.time())
+    cleanup.remove(api, found)
+    cleanup.wait_gone(api, run=settings.run_name)
+    for one in found:
+        print(f"removed {_in_a_line(one)}")
+
+
 def _holder(settings: "Settings") -> str:
     return f"run {settings.run}"
 
@@ -208,16 +267,19 @@ def _holder(settings: "Settings") -> str:
 def _cleanup(arguments: argparse.Namespace) -> int:
     import time
 
-    from stuntime.kubevirt import cleanup
+    from stuntime.kubevirt import cleanup, collect
 
-    with _connected(arguments) as api:
+    with cli_cluster.connected(arguments) as api:
         run = _settings_run(arguments.run)
+        if arguments.run and arguments.settle:
+            collect.settle(api, arguments.run, arguments.settle)
         found, unseen = cleanup.leftovers(
             api,
             run=run,
             older_than_s=arguments.older_than,
             now=time.time(),
             window_namespace=arguments.window_namespace,
+            results=arguments.results,
         )
         for one in found:
             print(_in_a_line(one))
@@ -247,19 +309,6 @@ def _confirmed(number: int) -> bool:
 
 
 @contextmanager
-def _connected(arguments: argparse.Namespace) -> "Iterator[Api]":
-    """Hold a client of the cluster that the arguments name, its namespace there."""
-    from stuntime.kubevirt.api import connect
-    from stuntime.kubevirt.namespace import require
-
-    api = connect(arguments.kubeconfig, arguments.context, arguments.namespace)
-    for namespace in dict.fromkeys((api.namespace, arguments.window_namespace)):
-        if require(api, namespace):
-            print(f"stuntime: note: made the namespace {namespace}", file=sys.stderr)
-    yield api
-
-
-@contextmanager
 def _testbed(arguments: argparse.Namespace, api: "Api", settings: "Settings", found: "Found") -> Iterator[Any]:
     from functools import partial
 
@@ -275,7 +324,7 @@ def _testbed(arguments: argparse.Namespace, api: "Api", settings: "Settings", fo
 
 
 def _settings(arguments: argparse.Namespace, run: str) -> "Settings":
-    from stuntime.kubevirt.settings import Addresses, Guest, NetworkSettings, Settings
+    from stuntime.kubevirt.settings import Addresses, Guest, NetworkSettings, Owner, Settings
 
     return Settings(
         run=run,
@@ -291,6 +340,8 @@ def _settings(arguments: argparse.Namespace, run: str) -> "Settings":
         nodes=tuple(name.strip() for name in (arguments.nodes or "").split(",") if name.strip()),
         boot_timeout_s=arguments.boot_timeout,
         window_namespace=arguments.window_namespace,
+        node_selector=arguments.node_selector or "",
+        owner=Owner.parse(owner) if (owner := getattr(arguments, "owner", None)) else None,
     )
 
 
@@ -298,22 +349,11 @@ def _nads(given: Sequence[str]) -> dict[str, str]:
     found = {}
     for text in given:
         network, equals, name = text.partition("=")
-        if not equals or not name:
+        if not equals or not network:
             raise UsageError(f"{text!r} names no NAD", "write --nad linux-bridge=my-nad")
-        found[network] = name
+        if name:
+            found[network] = name
     return found
-
-
-def _add_cluster(parser: Any) -> None:
-    parser.add_argument("--kubeconfig", type=Path, metavar="FILE", help="default: KUBECONFIG, or the pod's own account")
-    parser.add_argument("--context", metavar="NAME", help="a context of the kubeconfig (default: its current one)")
-    parser.add_argument("--namespace", metavar="NAME", help="where the VMs are made (default: the context's)")
-    parser.add_argument(
-        "--window-namespace",
-        default="stuntime",
-        metavar="NAME",
-        help="where the Leases of the quiet window are, one place for a whole cluster (default: stuntime)",
-    )
 
 
 def _add_settings(parser: Any) -> None:
@@ -327,6 +367,7 @@ def _add_settings(parser: Any) -> None:
             "A,B,C",
             "the static VM's node, and two others (default: the first three that can run VMs)",
         ),
+        ("node-selector", str, None, "LABELS", "choose among the nodes with these labels (default: all)"),
         (
             "nic",
             str,
@@ -349,7 +390,8 @@ def _add_settings(parser: Any) -> None:
         action="append",
         default=[],
         metavar="NETWORK=NAME",
-        help="use an existing NAD of the namespace for this network; nothing is made (may be repeated)",
+        help="use an existing NAD of the namespace for this network; nothing is made (may be repeated;"
+        " without a name it is as if not given)",
     )
     parser.add_argument(
         "--guest-boot",

@@ -2,13 +2,14 @@
 
 import argparse
 import secrets
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stuntime import __version__, cli_kubevirt, cli_results, cli_sandbox, cli_ssh
-from stuntime.cli_common import RECOVERY_HELP, Command, count, seconds, words
+from stuntime import __version__, cli_kubevirt, cli_pipeline, cli_results, cli_sandbox, cli_ssh
+from stuntime.cli_common import RECOVERY_HELP, Command, count, run_id, seconds, words
 from stuntime.errors import ExitCode, UsageError
 from stuntime.scenario import INITIATORS, IP_FAMILIES, NETWORKS, PATHS, Scenario, measuring_order, scenarios, select
 
@@ -72,6 +73,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         "--testbed", choices=list(_TESTBEDS), default="sandbox", help="where the VMs live (default: sandbox)"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where results are written (default: results-RUN)")
+    parser.add_argument("--run", type=run_id, metavar="ID", help="the id of the run (default: a new one)")
     parser.add_argument("--interval", type=seconds, default=0.1, metavar="S", help="ping's interval (default: 0.1)")
     parser.add_argument(
         "--repeat", type=count, default=1, metavar="N", help="measure each scenario N times (default: 1)"
@@ -136,26 +138,44 @@ def _names(text: str) -> list[str]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from stuntime import brief
     from stuntime.documents import load
 
     scenario = Scenario.parse(arguments.scenario)
-    root, code = _measured(arguments, arguments.testbed, lambda: _new_output(arguments, [scenario]))
-    errors = [found.result.error for found in load([root]).documents if found.result.error]
+    with _told_in_brief(arguments.result_file, scenario), cli_pipeline.policy(arguments):
+        root, code = _measured(arguments, arguments.testbed, lambda: _new_output(arguments, [scenario]))
+        errors = [found.result.error for found in load([root]).documents if found.result.error]
+        if arguments.result_file is not None:
+            brief.write(arguments.result_file, brief.of_scenario(root, scenario.id))
     return errors[0].exit_code if code == ExitCode.INVALID and errors else code
+
+
+@contextmanager
+def _told_in_brief(file: Path | None, scenario: Scenario) -> Iterator[None]:
+    """Write what went wrong when the body fails."""
+    try:
+        yield
+    except BaseException as error:
+        if file is not None:
+            from stuntime import brief
+
+            brief.write(file, brief.of_failure(scenario.id, error))
+        raise
 
 
 def _suite(arguments: argparse.Namespace) -> int:
     from stuntime.store import OutputDirectory
 
-    if arguments.resume:
-        _require_plain(arguments)
-        resumed = OutputDirectory.resume(arguments.resume)
-        arguments.capture = resumed.plan.capture
-        thresholds = cli_results.read_policy(arguments)[0].thresholds_file
-        thresholds.require_used(map(Scenario.parse, resumed.plan.scenarios))
-        return _measured(arguments, resumed.plan.testbed, lambda: resumed)[1]
-    planned = measuring_order(selected(arguments))
-    return _measured(arguments, arguments.testbed, lambda: _new_output(arguments, planned))[1]
+    with cli_pipeline.policy(arguments):
+        if arguments.resume:
+            _require_plain(arguments)
+            resumed = OutputDirectory.resume(arguments.resume)
+            arguments.capture = resumed.plan.capture
+            thresholds = cli_results.read_policy(arguments)[0].thresholds_file
+            thresholds.require_used(map(Scenario.parse, resumed.plan.scenarios))
+            return _measured(arguments, resumed.plan.testbed, lambda: resumed)[1]
+        planned = measuring_order(selected(arguments))
+        return _measured(arguments, arguments.testbed, lambda: _new_output(arguments, planned))[1]
 
 
 def _require_plain(arguments: argparse.Namespace) -> None:
@@ -200,7 +220,7 @@ def _new_output(arguments: argparse.Namespace, planned: Sequence[Scenario]) -> "
 
     cli_results.read_policy(arguments)[0].thresholds_file.require_used(planned)
     now = datetime.now(UTC)
-    run = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    run = arguments.run or f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
     plan = Plan(
         run=run,
         tool_version=__version__,
