@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUITE ?=
 
-.PHONY: help install sandbox test test-unit test-page test-sandbox test-ssh cluster cluster-stop test-cluster bench lint clean
+.PHONY: help install sandbox test test-unit test-page test-conformance test-sandbox test-ssh cluster cluster-stop test-cluster bench lint clean
 
 help:
 	@echo "make sandbox   measure all 12 scenarios on this machine, for real (more options: SUITE='--repeat 3')"
-	@echo "make test      lint, unit tests, the report page in a browser, and tests with real migrations"
+	@echo "make test      lint, unit tests, the report page in a browser, the YAML before upstream's types, real migrations"
 	@echo "make cluster   a three-node Kubernetes with KubeVirt on this machine, as root; make cluster-stop ends it"
 	@echo "make test-cluster  start it, run the tests that need one, stop it"
 	@echo "make bench     how fast logs are analysed and results aggregated"
@@ -33,7 +33,7 @@ packages:
 sandbox: install
 	$(BIN)/stuntime suite $(SUITE)
 
-test: lint test-unit test-page test-sandbox test-ssh
+test: lint test-unit test-page test-conformance test-sandbox test-ssh
 
 test-unit: install
 	$(BIN)/pytest tests/unit
@@ -41,6 +41,9 @@ test-unit: install
 test-page: install
 	@sh tests/page/install.sh
 	$(BIN)/pytest tests/page
+
+test-conformance: install
+	$(BIN)/pytest tests/conformance
 
 test-sandbox: install
 	$(BIN)/pytest tests/sandbox
