@@ -24,13 +24,17 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster. `versions` are by product; `migrations` is its configuration of them; `kvm`: some node has it."""
+    """A cluster. `versions` are by product; `migrations` is its configuration of them; `kvm`: some node has it.
+
+    `feature_gates` are those that KubeVirt's configuration opens.
+    """
 
     id: str
     versions: Mapping[str, str]
     migrations: Mapping[str, Any]
     nodes: Sequence[Node]
     kvm: bool
+    feature_gates: frozenset[str] = frozenset()
 
 
 def read(api: Api, node_selector: str = "") -> Cluster:
@@ -44,13 +48,16 @@ def read(api: Api, node_selector: str = "") -> Cluster:
     if openshift:
         versions["openshift"] = openshift
     system = None if identity else api.get(NAMESPACE, "kube-system")
+    configuration = (kubevirt.get("spec") or {}).get("configuration") or {}
+    gates = (configuration.get("developerConfiguration") or {}).get("featureGates") or ()
     nodes = api.find(NODE, labels=node_selector)
     return Cluster(
         id=identity or (system["metadata"]["uid"] if system else "unknown"),
         versions=versions,
-        migrations=((kubevirt.get("spec") or {}).get("configuration") or {}).get("migrations") or {},
+        migrations=configuration.get("migrations") or {},
         nodes=sorted((node_of(one) for one in nodes if runs_vms(one)), key=lambda node: node.name),
         kvm=any(_amount(one, _KVM) != "0" for one in nodes),
+        feature_gates=frozenset(gates),
     )
 
 

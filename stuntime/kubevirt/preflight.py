@@ -13,6 +13,7 @@ from stuntime.kubevirt.cluster import Cluster, Node
 from stuntime.kubevirt.kinds import (
     CONFIG_MAP,
     DEPOSIT_LABEL,
+    NAMESPACE,
     NNCP,
     NNS,
     OURS,
@@ -29,6 +30,7 @@ from stuntime.kubevirt.settings import Settings
 _LEAST_KUBEVIRT = (1, 6)
 _NODES_FOR_ALL, _NODES_AT_LEAST = 3, 2
 _PULL_S = 180.0
+_ENFORCED = "pod-security.kubernetes.io/enforce"
 _OVER = ("Succeeded", "Failed")
 _NOT_PULLED = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 _STARTING = ("ContainerCreating", "PodInitializing", "")
@@ -100,7 +102,7 @@ def examine(
         checks.append(Check("KubeVirt", str(error), "KubeVirt 1.6 or newer", fit=False, way_out=error.way_out))
         return Found(checks)
     nodes = _chosen(seen, settings)
-    checks += [_kubevirt(seen), _migrations(seen), _nodes(seen, nodes, settings, paths)]
+    checks += [_kubevirt(seen), _migrations(seen), _pod_security(api, seen), _nodes(seen, nodes, settings, paths)]
     checks += [_group(api, "Multus", "k8s.cni.cncf.io/v1", "install Multus")]
     nic = None
     if making:
@@ -142,6 +144,22 @@ def _kubevirt(seen: Cluster) -> Check:
 def _migrations(seen: Cluster) -> Check:
     told = ", ".join(f"{key} {value}" for key, value in sorted(seen.migrations.items())) or "the defaults"
     return Check("migration configuration", told, "any: it is recorded", fit=True)
+
+
+def _pod_security(api: Api, seen: Cluster) -> Check:
+    """Tell whether a VM's pod is admitted in the namespace; KubeVirt sees to that itself where its gate is open."""
+    try:
+        found = api.get(NAMESPACE, api.namespace)
+    except ApiError:  # one that this account may not look at
+        found = None
+    level = ((found or {}).get("metadata", {}).get("labels") or {}).get(_ENFORCED, "")
+    return Check(
+        "pod security",
+        f"{api.namespace} enforces {level or 'what the cluster does'}",
+        "VMs are admitted: not `restricted`, or KubeVirt's feature gate PSA",
+        fit=level != "restricted" or "PSA" in seen.feature_gates,
+        way_out=f"kubectl label --overwrite namespace {api.namespace} {_ENFORCED}=privileged, or take another one",
+    )
 
 
 def _chosen(seen: Cluster, settings: Settings) -> list[Node]:
