@@ -9,10 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from stuntime import __version__, cli_kubevirt, cli_measure, cli_pipeline, cli_ranges, cli_results, logs
+from stuntime import cli_kubevirt, cli_measure, cli_pipeline, cli_ranges, cli_results, logs
 from stuntime.cli_common import RECOVERY_HELP, count, epoch, given, guarded, seconds
 from stuntime.errors import ExitCode, UsageError
 from stuntime.scenario import INITIATORS
+
+
+class _Version(argparse.Action):
+    """Asks for the commit only when somebody wants to know it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from stuntime import version
+
+        print(version.told())
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stuntime", description="How long is a virtual machine unreachable while it is live-migrated?"
     )
-    parser.add_argument("--version", action="version", version=f"stuntime {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show version and commit, and exit")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell every step on stderr")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
