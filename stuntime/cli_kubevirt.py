@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stuntime import cli_cluster, cli_pipeline
+from stuntime import cli_cluster, cli_pipeline, cli_sandbox
 from stuntime.cli_common import Command, Words, count, guarded, run_id, seconds, words
 from stuntime.errors import ExitCode, StuntimeError, UnfitError, UsageError
 from stuntime.scenario import NETWORKS, PATHS, Scenario
@@ -184,6 +184,7 @@ def _asked(arguments: argparse.Namespace) -> tuple[list[str], tuple[str, ...]]:
 
 def _preflight(arguments: argparse.Namespace) -> int:
     if arguments.testbed == "sandbox":
+        cli_sandbox.require()
         from stuntime.sandbox import preflight as sandbox
 
         sandbox.check(capture=True)

@@ -1,11 +1,12 @@
 """Measuring in the sandbox, as the command line asks for it."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stuntime.cli_common import guarded
-from stuntime.errors import ExitCode
+from stuntime.errors import ExitCode, UnfitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,11 +30,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def require() -> None:
+    """Raise UnfitError where stuntime is installed without its sandbox, as in the image."""
+    if find_spec("stuntime.sandbox") is None:
+        raise UnfitError(
+            "there is no sandbox in this image",
+            "measure a cluster with --testbed kubevirt; the sandbox runs from a checkout, by `make sandbox`",
+            reason="sandbox-missing",
+        )
+
+
 def measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirectory]") -> "tuple[OutputDirectory, int]":
     """Measure what an output directory plans, opened when the machine is known to be fit; return it and the exit code.
 
     Raise a StuntimeError when nothing could be begun.
     """
+    require()
     from stuntime.sandbox import image, lock, namespaces, preflight
 
     preflight.check(capture=arguments.capture)
