@@ -5,6 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SUITE ?=
+# The image: what builds it, its name, and the images it is built from (the defaults are in Containerfile).
+BUILDER ?= $(shell for p in podman buildah; do command -v $$p && break; done)
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' stuntime/__init__.py)
+COMMIT = $(shell git rev-parse HEAD)
+IMAGE ?= quay.io/stuntime/stuntime:$(VERSION)
+TARGET ?= full
+IMAGE_ARGS = $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(OC),--build-arg OC=$(OC))
 
 .PHONY: help install sandbox test test-unit test-page test-conformance test-sandbox test-ssh cluster cluster-stop test-cluster bench lint clean
 
@@ -13,6 +20,8 @@ help:
 	@echo "make test      lint, unit tests, the report page in a browser, the YAML before upstream's types, real migrations"
 	@echo "make cluster   a three-node Kubernetes with KubeVirt on this machine, as root; make cluster-stop ends it"
 	@echo "make test-cluster  start it, run the tests that need one, stop it"
+	@echo "make image     the image of the pods, IMAGE=$(IMAGE), by podman or buildah"
+	@echo "make lock      renew image/requirements.lock from pyproject.toml"
 	@echo "make bench     how fast logs are analysed and results aggregated"
 	@echo "make lint      ruff and mypy"
 	@echo "make install   the distribution's packages and the virtual environment, no more"
@@ -33,7 +42,7 @@ packages:
 sandbox: install
 	$(BIN)/stuntime suite $(SUITE)
 
-test: lint test-unit test-page test-conformance test-sandbox test-ssh
+test: lint test-unit test-page test-conformance test-image test-sandbox test-ssh
 
 test-unit: install
 	$(BIN)/pytest tests/unit
@@ -60,6 +69,21 @@ test-cluster: install
 test-ssh: install
 	@sh tests/ssh/install.sh
 	$(BIN)/pytest tests/ssh
+
+.PHONY: image lock test-image
+image:
+	$(BUILDER) build --format oci --target $(TARGET) --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) \
+	    $(IMAGE_ARGS) --tag $(IMAGE) .
+
+# With each file's digest, for every Python and machine that has wheels; `make lock UPGRADE=--upgrade` takes the newest.
+lock: install
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" $(UPGRADE) pyproject.toml --output-file image/requirements.lock
+
+test-image: install
+	@sh tests/image/install.sh
+	$(BIN)/pytest tests/image
 
 bench: install
 	$(BIN)/python -m tests.benchmarks
