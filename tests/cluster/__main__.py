@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = commands.add_parser("build", help="build the parts, or those that are named")
     command.add_argument("part", nargs="*", choices=[*PARTS, []], metavar="PART", help=", ".join(PARTS))
     command.set_defaults(do=_build)
+    commands.add_parser("tekton", help="deploy Tekton on the running cluster, and build tkn").set_defaults(do=_tekton)
     command = commands.add_parser("import", help="import an OCI archive's image into all nodes")
     command.add_argument("archive", type=Path)
     command.add_argument("name", metavar="NAME:TAG")
@@ -133,6 +134,14 @@ def _build(options: argparse.Namespace) -> int:
         _build_all()
     for name in options.part:
         say(str(build(PARTS[name])))
+    return 0
+
+
+def _tekton(_: argparse.Namespace) -> int:
+    from tests.cluster import tekton
+
+    tekton.deploy(running())
+    say(f"tkn is {tekton.tkn()}")
     return 0
 
 
