@@ -261,7 +261,7 @@ def test_a_refusal_names_what_is_missing(server: FakeServer, api: Api) -> None:
     server.forbid("create", LEASE.resource)
     with pytest.raises(ApiError, match=r'cannot create resource "leases" in API group "coordination\.k8s\.io"') as no:
         api.create(LEASE, LEASE.object("new", spec={}))
-    assert "post leases.coordination.k8s.io (namespace ns)" in no.value.way_out
+    assert "create leases.coordination.k8s.io (namespace ns)" in no.value.way_out
     attributes = {"verb": "create", "group": LEASE.group, "resource": LEASE.plural, "namespace": "ns"}
     review = {"spec": {"resourceAttributes": attributes}}
     told = api.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
