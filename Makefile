@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SUITE ?=
+CLUSTER ?= tests/cluster
 # The image: what builds it, its name, and the images it is built from (the defaults are in Containerfile).
 BUILDER ?= $(shell for p in podman buildah; do command -v $$p && break; done)
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' stuntime/__init__.py)
@@ -64,7 +65,7 @@ cluster-stop: install
 	$(BIN)/python -m tests.cluster down
 
 test-cluster: install
-	$(BIN)/python -m tests.cluster up && $(BIN)/pytest tests/cluster; code=$$?; $(BIN)/python -m tests.cluster down; exit $$code
+	$(BIN)/python -m tests.cluster up && $(BIN)/pytest $(CLUSTER); code=$$?; $(BIN)/python -m tests.cluster down; exit $$code
 
 test-ssh: install
 	@sh tests/ssh/install.sh
