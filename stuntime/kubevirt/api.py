@@ -1,6 +1,7 @@
 """Requests to a Kubernetes API: asked again while the server is away, watched instead of polled, refused aloud."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -28,6 +29,7 @@ _REQUEST_S = (5.0, 30.0)
 _WATCH_S = 30
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
 _BUSY = (429, 500, 502, 503, 504)
+_IN_NAMESPACE = re.compile(r"/namespaces/([^/]+)/")
 _RIGHTS = {"POST": "create", "PUT": "update"}
 _NOT_FOUND, _CONFLICT, _GONE, _UNAUTHORIZED, _FORBIDDEN = 404, 409, 410, 401, 403
 
@@ -113,6 +115,15 @@ class Api:
                 return None
             raise
 
+    def _looked(self, kind: Kind, name: str, namespace: str | None) -> Object | None:
+        """Return an object; None also where this account may make and delete it and not look at it."""
+        try:
+            return self.get(kind, name, namespace)
+        except ApiError as error:
+            if error.status == _FORBIDDEN:
+                return None
+            raise
+
     def find(
         self, kind: Kind, *, labels: str = "", fields: str = "", namespace: str | None = None, everywhere: bool = False
     ) -> list[Object]:
@@ -131,7 +142,7 @@ class Api:
         path = kind.path(namespace or self.namespace)
 
         def made_before() -> Object | None:
-            found = self.get(kind, body["metadata"]["name"], namespace)
+            found = self._looked(kind, body["metadata"]["name"], namespace)
             return found if found is not None and _is_that(found, body) else None
 
         return self._request("POST", kind, path, body=body, done_before=made_before)
@@ -162,7 +173,7 @@ class Api:
             options["preconditions"] = {"uid": uid}
 
         def gone_before() -> Object | None:
-            found = self.get(kind, name, namespace)
+            found = self._looked(kind, name, namespace)
             return {} if found is None or (uid is not None and found["metadata"]["uid"] != uid) else None
 
         path = kind.path(namespace or self.namespace, name)
@@ -382,7 +393,8 @@ class Api:
                 _request_timeout=timeout_s,
             )
         except ApiException as error:
-            _raise(error, told or method, what, self.namespace)
+            found = _IN_NAMESPACE.search(path)
+            _raise(error, told or method, what, f"namespace {found[1]}" if found else "the cluster")
 
 
 class _AwayError(Exception):
@@ -425,17 +437,14 @@ def away(what: str, patience_s: float, why: str) -> TestbedError:
     )
 
 
-def way_out_of(status: int, right: str, namespace: str) -> str:
-    """Return what to do about a refusal (401 or 403)."""
+def way_out_of(status: int, right: str, place: str) -> str:
+    """Return what to do about a refusal (401 or 403) of a right in a place."""
     if status == _UNAUTHORIZED:
         return "log in again: the token has run out"
-    return (
-        f"let this account {right} (namespace {namespace}); `stuntime preflight --testbed kubevirt` lists all that is"
-        " needed"
-    )
+    return f"let this account {right} ({place}); `stuntime preflight --testbed kubevirt` lists all that is needed"
 
 
-def _raise(error: ApiException, method: str, what: str, namespace: str) -> NoReturn:
+def _raise(error: ApiException, method: str, what: str, place: str) -> NoReturn:
     told = _message(error)
     status = int(error.status or 0)
     if status in _BUSY and not _is_webhook(told):
@@ -443,7 +452,7 @@ def _raise(error: ApiException, method: str, what: str, namespace: str) -> NoRet
     if status == _CONFLICT:
         raise ConflictError(f"{method} {what}: {told}", "somebody else changes it, too", status) from error
     if status in (_UNAUTHORIZED, _FORBIDDEN):
-        way_out = way_out_of(status, f"{_RIGHTS.get(method, method.lower())} {what}", namespace)
+        way_out = way_out_of(status, f"{_RIGHTS.get(method, method.lower())} {what}", place)
         raise ApiError(f"{method} {what} is refused: {told}", way_out, status, reason="api-forbidden") from error
     raise ApiError(f"{method} {what}: {told}", "look at the message of the API server", status) from error
 

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 _PATH = "/apis/subresources.kubevirt.io/v1/namespaces/{}/virtualmachineinstances/{}/console"
+_RIGHT = "virtualmachineinstances/console.subresources.kubevirt.io"
 _PROTOCOL = "plain.kubevirt.io"
 _FORBIDDEN = (401, 403)
-_ENDED = re.compile(r"\bphase is (Failed|Succeeded)\b")
+_ENDED = re.compile(r"\bVMI is in (failed) status\b")
 _SILENT = ("console-silent", "console-closed", "guest-login-refused", "guest-not-booted")
 _CONNECT_S = 10.0
 _AGAIN_S = 0.5
@@ -84,7 +85,7 @@ class ConsoleLine:
         if status in _FORBIDDEN:
             return ApiError(
                 f"the console of {self._vm} is refused to this account ({status})",
-                way_out_of(status, "get virtualmachineinstances/console.subresources.kubevirt.io", self._api.namespace),
+                way_out_of(status, f"get {_RIGHT}", f"namespace {self._api.namespace}"),
                 status,
                 reason="api-forbidden",
             )

@@ -51,16 +51,7 @@ def migrate(api: Api, manifest: Object, target: str, now: Callable[[], float], t
     vm, name = manifest["spec"]["vmiName"], manifest["metadata"]["name"]
     deadline = time.monotonic() + timeout_s
     requested = now()
-    try:
-        made = api.create(VMIM, manifest)
-    except ApiError as error:
-        if error.status not in (_INVALID, _CONFLICT) and "denied the request" not in str(error):
-            raise
-        if _is_over(api.get(VMI, vm)):
-            raise _crashed(vm, "before its migration") from error
-        raise MigrationError(
-            f"{vm} cannot be migrated: {error}", "see who else migrates it", reason="migration-refused"
-        ) from error
+    made = _asked_for(api, manifest, vm)
     uid = made["metadata"]["uid"]
     ahead_s = clock_ahead_s(seconds(made["metadata"].get("creationTimestamp")), requested, now())
     phases: dict[str, float] = {}
@@ -87,6 +78,23 @@ def migrate(api: Api, manifest: Object, target: str, now: Callable[[], float], t
         phases=phases,
         configuration=state.get("migrationConfiguration") or {},
     )
+
+
+def _asked_for(api: Api, manifest: Object, vm: str) -> Object:
+    """Create the migration and return it; raise MigrationError when it is refused."""
+    try:
+        return api.create(VMIM, manifest)
+    except ApiError as error:
+        if error.status not in (_INVALID, _CONFLICT) and "denied the request" not in str(error):
+            raise
+        # Where only the answer was lost, what is in flight is ours: its name was never used before.
+        for ours in api.find(VMIM, fields=f"metadata.name={manifest['metadata']['name']}"):
+            return ours
+        if _is_over(api.get(VMI, vm)):
+            raise _crashed(vm, "before its migration") from error
+        raise MigrationError(
+            f"{vm} cannot be migrated: {error}", "see who else migrates it", reason="migration-refused"
+        ) from error
 
 
 def _followed(

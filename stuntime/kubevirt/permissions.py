@@ -53,7 +53,7 @@ RIGHTS = (
     Right(("get",), "subresources.kubevirt.io", "virtualmachineinstances/console"),
     _of(SECRET, "create delete"),
     _of(CONFIG_MAP, "create delete get list update"),
-    _of(POD, "create delete get list watch"),
+    _of(POD, "create delete list watch"),
     _of(POD, "get", part="log"),
     _of(EVENT, "list"),
     _of(NAD, "get list"),

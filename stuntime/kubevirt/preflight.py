@@ -106,14 +106,16 @@ def examine(
     checks += [_group(api, "Multus", "k8s.cni.cncf.io/v1", "install Multus")]
     nic = None
     if making:
-        checks += [_group(api, "NMState", NNCP.api_version, "install the NMState operator, or name NADs with --nad")]
-        if "ovn-localnet" in making:
-            checks += [_ovn(api)]
-        if checks[-1].fit:
-            nic, check = _nic(api, settings, nodes)
+        nmstate = _group(api, "NMState", NNCP.api_version, "install the NMState operator, or name NADs with --nad")
+        checks += [nmstate, _ovn(api)] if "ovn-localnet" in making else [nmstate]
+        if nmstate.fit:
+            nic, check = _nic(api, settings, nodes, making)
             checks.append(check)
     checks += [_nad(api, name) for network, name in settings.networks.nads.items() if network in wanted]
-    checks.append(_idle(api, settings, owned=owned))
+    try:
+        checks.append(_idle(api, settings, owned=owned))
+    except ApiError as error:
+        checks.append(Check("idle", str(error), "no migration in flight", fit=False, way_out=error.way_out))
     if pull and not refused and nodes:
         checks.append(_image(api, settings, nodes[0]))
     return Found(checks, seen, nodes, nic)
@@ -212,21 +214,34 @@ def _served(api: Api, version: str) -> bool:
     return True
 
 
-def _nic(api: Api, settings: Settings, nodes: Sequence[Node]) -> tuple[str | None, Check]:
-    names = {node.name for node in nodes}
-    states = [one for one in api.find(NNS) if one["metadata"]["name"] in names]
+def _nic(api: Api, settings: Settings, nodes: Sequence[Node], making: Sequence[str]) -> tuple[str | None, Check]:
     needed = "a NIC that is up, unused and named alike on all nodes"
+    try:
+        nic, found, fit = _found_nic(api, settings, {node.name for node in nodes}, making)
+    except ApiError as error:
+        return None, Check("NIC", str(error), needed, fit=False, way_out=error.way_out)
     way_out = "name it with --nic, cable one, or use existing NADs with --nad"
+    return nic, Check("NIC", found, needed, fit=fit, way_out=way_out)
+
+
+def _found_nic(api: Api, settings: Settings, names: set[str], making: Sequence[str]) -> tuple[str | None, str, bool]:
+    """Return the NIC to use, what is told of it, and whether it can be used.
+
+    A network of ours that is up, be it of a run that was killed, keeps its NIC: one that others have is not moved.
+    """
+    states = [one for one in api.find(NNS) if one["metadata"]["name"] in names]
     if nic := settings.networks.nic:
         lacking = sorted(
             one["metadata"]["name"]
             for one in states
             if nic not in {found["name"] for found in one["status"]["currentState"].get("interfaces") or []}
         )
-        found = f"{nic}, which {', '.join(lacking)} has not" if lacking else f"{nic}, as asked"
-        return nic, Check("NIC", found, needed, fit=not lacking, way_out=way_out)
+        return nic, f"{nic}, which {', '.join(lacking)} has not" if lacking else f"{nic}, as asked", not lacking
+    for network in making:
+        if nic := networks.nic_of(api, networks.Plan(network, "", None, None)):
+            return nic, f"{nic}, which {network} is on already", True
     spare = networks.spare_nic(states) if len(states) == len(names) else None
-    return spare, Check("NIC", spare or "none", needed, fit=spare is not None, way_out=way_out)
+    return spare, spare or "none", spare is not None
 
 
 def _nad(api: Api, name: str) -> Check:

@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -267,7 +267,10 @@ class KubevirtTestbed:
         if self._nic is None:
             raise UnfitError("no spare NIC is known", "name one with --nic", reason="nic-missing")
         plan = networks.plan(name, settings, self._nic)
-        with self._window.nic(self._nic, f"run {self._settings.run}", wait_s=settings.nic_wait_s):
+        with ExitStack() as held:
+            # One that is up on another NIC is somebody's, too, until that NIC is given back.
+            for nic in dict.fromkeys((networks.nic_of(self._api, plan) or self._nic, self._nic)):
+                held.enter_context(self._window.nic(nic, f"run {self._settings.run}", wait_s=settings.nic_wait_s))
             try:
                 with self._window.provisioning(f"network {name}"):
                     started = time.monotonic()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from stuntime.errors import MigrationError
+from stuntime.errors import MigrationError, TestbedError
 from stuntime.kubevirt import manifests
 from stuntime.kubevirt.api import Api
+from stuntime.kubevirt.console import ConsoleLine
 from stuntime.kubevirt.kinds import VM, VMI
 from stuntime.kubevirt.migration import migrate
 from stuntime.kubevirt.settings import Guest
@@ -64,3 +65,12 @@ def _migrate(api: Api) -> None:
 
 def _until(api: Api, phase: str) -> None:
     api.wait(VMI, _NAME, lambda found: (found or {}).get("status", {}).get("phase") == phase, timeout_s=10, what=phase)
+
+
+def test_the_console_of_a_vm_that_ended_is_not_waited_for(server: FakeServer, kubevirt: FakeKubeVirt) -> None:
+    """A console that is refused since the VM ended will not open any more: the VM crashed, and that is told at once."""
+    kubevirt.crash(_NAME)
+    _until(server.api("ns"), "Failed")
+    with pytest.raises(TestbedError) as failed:
+        ConsoleLine(server.api("ns"), _NAME).connect(20.0)
+    assert failed.value.reason == "vm-crashed"

@@ -15,7 +15,7 @@ import pytest
 from stuntime import measure
 from stuntime.errors import ExitCode, TestbedError
 from stuntime.kubevirt import cleanup, console, manifests, vms
-from stuntime.kubevirt.kinds import NAD, NNCE, VM, VMI, VMIM, condition
+from stuntime.kubevirt.kinds import CONFIG_MAP, CUDN, LEASE, NAD, NNCE, NNCP, POD, SECRET, VM, VMI, VMIM, condition
 from stuntime.kubevirt.settings import Guest, NetworkSettings
 from stuntime.result import Result
 from stuntime.scenario import Scenario
@@ -134,6 +134,23 @@ def test_a_console_that_is_forbidden(tmp_path: Path) -> None:
         [result] = lab.measured()
         assert _reason(result) == "api-forbidden"
         assert " ".join(right) in result.error.way_out
+        lab.require_nothing_left()
+
+
+def test_answers_that_are_lost(tmp_path: Path) -> None:
+    """What was done before its answer was lost is known for ours, by the rights of the roles alone."""
+    with Lab(tmp_path) as lab:
+        lab.settings = replace(lab.settings, guest=Guest(image="guest"))
+        for kind in (SECRET, POD, VMIM, CUDN):  # of these the roles let nobody get one
+            lab.server.forbid("get", kind.resource)
+        for kind in (CONFIG_MAP, SECRET, VM, VMIM, NNCP, CUDN, LEASE):
+            lab.server.lose_answer(("POST", kind.resource))
+        for kind in (CONFIG_MAP, SECRET, VM, VMI, NNCP, CUDN, LEASE):
+            lab.server.lose_answer(("DELETE", kind.resource))
+        lab.server.lose_answer(("PUT", LEASE.resource))
+        [result] = lab.measured(SCENARIO.replace("linux-bridge", "ovn-localnet"))
+        assert _reason(result) is None, result.error
+        assert len({str(one.body) for one in lab.server.asked("POST", VMIM.resource)}) == 1
         lab.require_nothing_left()
 
 

@@ -97,7 +97,7 @@ def test_one_wave_is_one_boot(tmp_path: Path) -> None:
 def test_a_migration_is_watched(tmp_path: Path) -> None:
     """However long a migration takes, it costs the API no more requests: it is watched, not polled."""
     counts = []
-    for folder, move_s in (("short", 0.05), ("long", 2.0)):
+    for folder, move_s in (("short", 0.05), ("long", 1.0)):
         with Lab(tmp_path / folder, times=Times(boot_s=0.02, step_s=0.01, move_s=move_s, delete_s=0.01)) as lab:
             begun: list[int] = []
             lab.at("measure.migrating", lambda lab=lab, begun=begun: begun.append(len(lab.server.log)))

@@ -587,10 +587,11 @@ class FakeKubeVirt:
             raise RefusedError(404, f'virtualmachineinstance.kubevirt.io "{name}" not found')
         phase = vmi["status"].get("phase")
         guest = self.guests.get(vmi["metadata"]["uid"])
+        if phase == "Failed":
+            refused = f'Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io "{name}"'
+            raise RefusedError(409, f"{refused}: VMI is in failed status")
         if phase != "Running" or guest is None:
-            raise RefusedError(
-                400, f"Unable to connect to VirtualMachineInstance because phase is {phase} instead of Running"
-            )
+            raise RefusedError(400, "VMI is not running")
         headers = accept_headers(handler.headers, _PROTOCOL)
         if headers is None:
             raise RefusedError(400, "Failed to upgrade the request to a websocket")
