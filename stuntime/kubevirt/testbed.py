@@ -101,7 +101,8 @@ class KubevirtTestbed:
                     secret = manifests.login_secret(
                         self._login_name, self._password, labels=self._labels, owners=self._owners
                     )
-                    self._api.create(SECRET, secret)
+                    with suppress(ConflictError):  # nobody else knows its name: only the first answer was lost
+                        self._api.create(SECRET, secret)
                 yield self
             finally:
                 if self._settings.guest.boot == "disk":
