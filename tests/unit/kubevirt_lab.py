@@ -8,6 +8,7 @@ lasts, no probe is answered.
 """
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -195,6 +196,11 @@ class Lab:
 
     def __enter__(self) -> Self:
         """Listen to what is logged."""
+        for name, module in list(sys.modules.items()):
+            for log in ("log", "_log"):
+                if name.startswith("stuntime.") and hasattr(module, log):
+                    # A command line run in this process before has bound it to its own configuration for good.
+                    vars(getattr(module, log)).pop("bind", None)
         structlog.configure(processors=[self.heard])
         return self
 
