@@ -102,8 +102,9 @@ class _Run:
                 self.testbed.release(scenario)
 
         with ThreadPoolExecutor(limit, thread_name_prefix="scenario") as pool:
-            going = [pool.submit(measured, scenario) for scenario in dict.fromkeys(scenario for scenario, _ in items)]
             try:
+                asked = dict.fromkeys(scenario for scenario, _ in items)
+                going = [pool.submit(measured, scenario) for scenario in asked]
                 wait(going, return_when=FIRST_EXCEPTION)
             except BaseException:
                 ended.set()

@@ -5,13 +5,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from stuntime import suite
 from stuntime.errors import ExitCode, TestbedError
 from stuntime.kubevirt import cleanup, testbed
-from stuntime.kubevirt.kinds import CONFIG_MAP, LEASE, NAD, NNCP, POD, RUN_LABEL, VM, VMI
+from stuntime.kubevirt.kinds import CONFIG_MAP, LEASE, NAD, NNCP, POD, RUN_LABEL, VM, VMI, VMIM
 from tests.unit.kubeapi.kubevirt import Times
 from tests.unit.kubeapi.store import Change
 from tests.unit.kubevirt_lab import SCENARIO, Lab, hurry
@@ -83,6 +85,25 @@ def test_an_interrupt_while_it_is_measured(tmp_path: Path, event: str, told: dic
         [result] = lab.results
         assert (result.error.reason, result.error.exit_code) == ("interrupted", ExitCode.INTERRUPTED)
         _require_asked(lab, lab.vm(), lab.vm("static"))
+        lab.require_nothing_left()
+
+
+def test_an_interrupt_while_threads_are_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt that comes before all scenarios have begun ends those that have."""
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments, **named):
+            going = super().submit(*arguments, **named)
+            deadline = time.monotonic() + 10
+            while not lab.said("measure.warming-up") and time.monotonic() < deadline:
+                time.sleep(0.01)
+            raise KeyboardInterrupt(going)
+
+    monkeypatch.setattr(suite, "ThreadPoolExecutor", Pool)
+    with Lab(tmp_path) as lab:
+        with pytest.raises(KeyboardInterrupt):
+            lab.measured(SCENARIO, SECOND)
+        assert [result.error and result.error.reason for result in lab.results] == ["interrupted"]
         lab.require_nothing_left()
 
 
@@ -204,12 +225,12 @@ def test_cleanup_says_what_it_could_not_do(tmp_path: Path) -> None:
     with Lab(tmp_path) as lab:
         for kind in (POD, CONFIG_MAP):
             lab.server.seed(kind, kind.object("stuntime-a-run", labels={RUN_LABEL: "a-run"}))
-        lab.server.forbid("list", NNCP.resource)
+        lab.server.forbid("list", VMIM.resource)
         lab.server.forbid("delete", POD.resource)
         found, unseen = cleanup.leftovers(
             lab.api, run=None, older_than_s=0, now=time.time(), window_namespace="stuntime"
         )
-        assert [one for one in unseen if NNCP.resource in one]
+        assert [one for one in unseen if VMIM.resource in one]
         with pytest.raises(TestbedError, match="not all could be removed") as failed:
             cleanup.remove(lab.api, found)
         assert "pods" in str(failed.value)
