@@ -28,6 +28,7 @@ OTHER = "linux-bridge.to-static-node.static.ipv4"
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_module, "_PAUSE_S", 0.02)
+    monkeypatch.setattr(cli.logs, "configure", lambda **_: None)  # loggers would keep this test's stderr
 
 
 @pytest.fixture

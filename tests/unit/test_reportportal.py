@@ -140,6 +140,7 @@ def test_the_command_sends_a_file(portal: FakePortal, monkeypatch: pytest.Monkey
     assert EVERY_VERDICT.exists()
     (tmp_path / "junit.xml").write_bytes(JUNIT)
     argv = ["reportportal", str(tmp_path / "junit.xml"), f"--endpoint={portal.endpoint}", "--project=a lab"]
+    monkeypatch.setattr(cli.logs, "configure", lambda **_: None)  # loggers would keep this test's stderr
     monkeypatch.delenv("STUNTIME_REPORTPORTAL_TOKEN", raising=False)
     assert cli.main(argv) == ExitCode.USAGE
     monkeypatch.setenv("STUNTIME_REPORTPORTAL_TOKEN", TOKEN + "\n")
