@@ -291,7 +291,7 @@ def _cleanup(arguments: argparse.Namespace) -> int:
         elif not arguments.dry_run and (arguments.yes or not sys.stdin.isatty() or _confirmed(len(found))):
             cleanup.remove(api, found)
             print(f"{len(found)} objects removed")
-    return ExitCode.TESTBED if unseen else ExitCode.OK
+    return ExitCode.TESTBED if any(kind.matters for kind in unseen) else ExitCode.OK
 
 
 def _settings_run(run: str | None) -> str | None:

@@ -50,9 +50,26 @@ class Leftover:
     age_s: float
 
 
+@dataclass(frozen=True)
+class Unseen:
+    """A kind that could not be looked for, and why."""
+
+    kind: Kind
+    error: ApiError
+
+    def __str__(self) -> str:
+        """Return it for a person."""
+        return f"{self.kind.resource}: {self.error}"
+
+    @property
+    def matters(self) -> bool:
+        """Whether something may be left of it; an account that may not look for networks has made none."""
+        return self.kind not in _NETWORKS or self.error.status != _FORBIDDEN
+
+
 def leftovers(
     api: Api, *, run: str | None, older_than_s: float, now: float, window_namespace: str, results: bool = False
-) -> tuple[list[Leftover], list[str]]:
+) -> tuple[list[Leftover], list[Unseen]]:
     """Return what runs (or one run) left that is old enough, and which kinds could not be looked for.
 
     What they measured stays, unless `results` are asked for.
@@ -65,9 +82,8 @@ def leftovers(
         try:
             objects = api.find(kind, labels=labels, namespace=namespace)
         except ApiError as error:
-            # A cluster without this kind has none of it; an account that may not look for networks has made none.
-            if error.status != _NOT_FOUND and not (error.status == _FORBIDDEN and kind in _NETWORKS):
-                unseen.append(f"{kind.resource}: {error}")
+            if error.status != _NOT_FOUND:  # a cluster without this kind has none of it
+                unseen.append(Unseen(kind, error))
             continue
         found += [_leftover(kind, one, namespace, now) for one in objects if RUN_LABEL in one["metadata"]["labels"]]
     return [one for one in found if one.age_s >= older_than_s], unseen

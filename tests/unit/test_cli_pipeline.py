@@ -15,7 +15,7 @@ from stuntime.kubevirt import api as api_module
 from stuntime.kubevirt import deposit
 from stuntime.kubevirt.cleanup import leftovers
 from stuntime.kubevirt.deposit import Depository
-from stuntime.kubevirt.kinds import CONFIG_MAP, VM
+from stuntime.kubevirt.kinds import CONFIG_MAP, NNCP, VM, Kind
 from stuntime.result import parse_result
 from stuntime.store import OutputDirectory, read_plan
 from tests.results import SCENARIO, document
@@ -183,6 +183,13 @@ def test_cleaning_up_leaves_what_was_measured(server: FakeServer, planned: str, 
         server.api("ns"), run=RUN, older_than_s=0.0, now=time.time(), window_namespace="stuntime", results=True
     )
     assert len(found) == 2
+
+
+@pytest.mark.parametrize(("kind", "code"), [(NNCP, ExitCode.OK), (VM, ExitCode.TESTBED)])
+def test_only_what_a_run_could_have_made_must_be_seen(server: FakeServer, planned: str, kind: Kind, code: ExitCode):
+    """An account without the rights of networks cleans up all the same, and one that may not see VMs is told of it."""
+    server.forbid("list", kind.resource)
+    assert cli.main(["cleanup", f"--run={RUN}", "--yes", planned]) == code
 
 
 def test_time_is_limited():

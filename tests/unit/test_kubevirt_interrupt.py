@@ -230,7 +230,8 @@ def test_cleanup_says_what_it_could_not_do(tmp_path: Path) -> None:
         found, unseen = cleanup.leftovers(
             lab.api, run=None, older_than_s=0, now=time.time(), window_namespace="stuntime"
         )
-        assert [one for one in unseen if VMIM.resource in one]
+        assert [(one.kind, one.matters) for one in unseen] == [(VMIM, True)]
+        assert VMIM.resource in str(unseen[0])
         with pytest.raises(TestbedError, match="not all could be removed") as failed:
             cleanup.remove(lab.api, found)
         assert "pods" in str(failed.value)
