@@ -201,6 +201,7 @@ class Lab:
                 if name.startswith("stuntime.") and hasattr(module, log):
                     # A command line run in this process before has bound it to its own configuration for good.
                     vars(getattr(module, log)).pop("bind", None)
+        structlog.reset_defaults()
         structlog.configure(processors=[self.heard])
         return self
 
