@@ -69,6 +69,10 @@ class Lab:
         self._started.append(command)
         return command
 
+    def started(self, command: Command) -> None:
+        """See to the end of a command that was started in another way."""
+        self._started.append(command)
+
     def start_measuring(self, *words: str, program: Sequence[str] = STUNTIME) -> Command:
         """Start `run` or `suite` with the guest that this cluster has."""
         return self.start(*words, "--testbed", "kubevirt", *GUEST_OPTIONS, program=program)
@@ -163,7 +167,7 @@ def laboratory(cluster: Running, namespace: str, folder: Path, *, window: str | 
     finally:
         if lab is not None:
             lab.end_commands()
-        _remove(cluster, namespace, window, lab)
+        remove_namespace(cluster, namespace, window, lab)
 
 
 def ended(command: Command, timeout_s: float = _RUN_S) -> Finished:
@@ -232,7 +236,8 @@ def _binding(kind: str, role: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _remove(cluster: Running, namespace: str, window: str, lab: Lab | None) -> None:
+def remove_namespace(cluster: Running, namespace: str, window: str, lab: Lab | None) -> None:
+    """Remove a laboratory's namespace and its rights, and wait until they are gone."""
     name = f"stuntime-{namespace}"
     gone = ["--ignore-not-found", "--wait=false"]
     cluster.kubectl("delete", f"clusterrole/{name}", f"clusterrolebinding/{name}", *gone)

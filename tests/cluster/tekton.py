@@ -67,6 +67,9 @@ def deploy(cluster: Running) -> None:
         # Not `apply`: the annotation it leaves would be larger than the API allows for a CRD.
         text = "\n---\n".join(_KO.sub(_replaced, path.read_text()) for path in sorted(manifests.glob(pattern)))
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
+    # Tekton's own init containers, too, are fit for the Pod Security Standard `restricted`: as OpenShift has it.
+    flags = '{"data": {"set-security-context": "true"}}'
+    cluster.kubectl("patch", "configmap", "feature-flags", "-n", NAMESPACE, "--type=merge", "-p", flags)
     for deployment in ("tekton-pipelines-controller", "tekton-pipelines-webhook"):
         cluster.kubectl(
             *("rollout", "status", f"deployment/{deployment}", "-n", NAMESPACE, f"--timeout={_READY_S:g}s"),

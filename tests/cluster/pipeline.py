@@ -1,0 +1,178 @@
+"""The shipped pipeline, installed on the running cluster for tests, and started as a person starts it: by tkn."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stuntime.kubevirt.kinds import RUN_LABEL
+from tests.cluster import tekton
+from tests.cluster.images import GUEST
+from tests.cluster.lab import ACCOUNT, Lab, ended, remove_namespace
+from tests.cluster.layout import SPARE_NICS
+from tests.cluster.running import Running
+from tests.image.build import image
+from tests.sandbox.harness import ROOT, Command, Finished, wait_for
+
+PIPELINE = "stuntime"
+RUN_S = 600.0
+#: The laboratory's own: no fedora here, and a spare NIC that another run may hold for a while.
+LABORATORY = {
+    "guest-image": GUEST,
+    "guest-boot": "kernel",
+    "guest-memory": "160Mi",
+    "nic": SPARE_NICS[0],
+    "nic-wait": "600",
+    "boot-timeout": "240",
+}
+ONE_SCENARIO = {"networks": "linux-bridge", "paths": "from-static-node", "initiators": "static"}
+SCENARIO = "linux-bridge.from-static-node.static.ipv4"
+
+_SHIPPED = ("kustomization.yaml", "namespace.yaml", "tasks", "pipelines")
+_TKN = ("--use-param-defaults", "--skip-optional-workspace", "--showlog", "-E", "-s", ACCOUNT)
+_LEFT = "vm,vmi,vmim,net-attach-def"
+_STARTED_S = 60.0
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The pipeline in a namespace. `lab` is the product's command there, with the rights that are shipped."""
+
+    lab: Lab
+    _number: Iterator[int] = field(default_factory=count)
+
+    def start(self, *options: str, params: dict[str, str], pod: dict[str, Any] | None = None) -> tuple[str, Command]:
+        """Start it with some parameters other than the laboratory's; return the PipelineRun's name and tkn."""
+        folder = self.lab.folder / f"tkn-{next(self._number)}"
+        folder.mkdir()
+        prefix = f"run-{time.monotonic_ns() // 1_000_000}"
+        given = [word for key, value in {**LABORATORY, **params}.items() for word in ("-p", f"{key}={value}")]
+        if pod is not None:
+            template = folder / "pod.yaml"
+            template.write_text(json.dumps({"securityContext": pod}))
+            given += ["--pod-template", str(template)]
+        argv = self._tkn("pipeline", "start", PIPELINE, *_TKN, "--prefix-name", prefix, *given, *options)
+        command = Command(argv, folder, {})
+        self.lab.started(command)
+
+        def found() -> list[str]:
+            names = [one["metadata"]["name"] for one in self.lab.items("pipelineruns")]
+            return [name for name in names if name.startswith(prefix)]
+
+        wait_for(lambda: found() or not command.running(), f"the PipelineRun {prefix}", timeout_s=_STARTED_S)
+        assert found(), command.finish()
+        return found()[0], command
+
+    def run(self, *options: str, params: dict[str, str], pod: dict[str, Any] | None = None) -> tuple[str, Finished]:
+        """Run it to its end; return the PipelineRun's name and what tkn said."""
+        name, command = self.start(*options, params=params, pod=pod)
+        return name, ended(command, RUN_S)
+
+    def cancel(self, run: str) -> None:
+        """Cancel a run as the README says, so that it is still reported."""
+        done = Command(self._tkn("pipelinerun", "cancel", run, "--grace", "CancelledRunFinally"), self._folder(), {})
+        assert done.finish().code == 0
+
+    def reason(self, run: str) -> str:
+        """Return how a PipelineRun ended, as Tekton says it."""
+        (found,) = [one for one in self.lab.items("pipelineruns") if one["metadata"]["name"] == run]
+        return str(found["status"]["conditions"][0]["reason"])
+
+    def tasks(self, run: str) -> dict[str, str]:
+        """Return how each TaskRun of a run ended, by the name of its task in the pipeline."""
+        found = self.lab.items("taskruns", "-l", f"tekton.dev/pipelineRun={run}")
+        label = "tekton.dev/pipelineTask"
+        return {one["metadata"]["labels"][label]: one["status"]["conditions"][0]["reason"] for one in found}
+
+    def pods(self, run: str) -> list[dict[str, Any]]:
+        """Return the pods of a run."""
+        return self.lab.items("pods", "-l", f"tekton.dev/pipelineRun={run}")
+
+    def verdicts(self, run: str, folder: Path) -> dict[str, str]:
+        """Fetch a run's results from the cluster and return each scenario's verdict."""
+        self.lab.run("fetch", run, "--output", str(folder))
+        told = json.loads((folder / "aggregate.json").read_text())
+        return {one["scenario"]: one["verdict"] for one in told["scenarios"]}
+
+    def left(self, run: str) -> list[str]:
+        """Return what a run has left of VMs and networks."""
+        found = self.lab.items(_LEFT) + self.lab.items("nncp,clusteruserdefinednetworks", "-l", f"{RUN_LABEL}={run}")
+        return [f"{one['kind']}/{one['metadata']['name']}" for one in found]
+
+    def until_nothing_is_left(self, run: str) -> None:
+        """Wait until the VMs of a run, which are deleted in the background, are gone."""
+
+        def is_gone() -> bool:
+            self.lab.free_kernel_boot()
+            return not self.left(run)
+
+        wait_for(is_gone, f"the end of {self.left(run)}", timeout_s=_STARTED_S)
+
+    def _folder(self) -> Path:
+        folder = self.lab.folder / f"tkn-{next(self._number)}"
+        folder.mkdir()
+        return folder
+
+    def _tkn(self, *words: str) -> list[str]:
+        return [str(tekton.tkn()), f"--kubeconfig={self.lab.cluster.kubeconfig}", "-n", self.lab.namespace, *words]
+
+
+@contextmanager
+def installed(cluster: Running, namespace: str, folder: Path, *, enforce: str) -> Iterator[Pipeline]:
+    """Hold the pipeline in a namespace of its own that enforces a Pod Security Standard; take it away again."""
+    tekton.deploy(cluster)
+    documents = rendered(namespace, folder)
+    (pipeline,) = [one for one in documents if one["kind"] == "Pipeline"]
+    (name,) = [one["default"] for one in pipeline["spec"]["params"] if one["name"] == "image"]
+    cluster.import_image(image().archive, name)
+    missing = [one for one in documents if one["metadata"].get("namespace") != namespace and not _exists(cluster, one)]
+    cluster.kubectl("create", "namespace", namespace)
+    lab = None
+    try:
+        cluster.kubectl("label", "namespace", namespace, f"pod-security.kubernetes.io/enforce={enforce}")
+        cluster.kubectl("apply", "-f", "-", stdin=_listed(documents))
+        kubeconfig = cluster.service_account_kubeconfig(folder / "kubeconfig", ACCOUNT, namespace)
+        lab = Lab(cluster, namespace, "stuntime", kubeconfig, folder)
+        yield Pipeline(lab)
+    finally:
+        if lab is not None:
+            lab.end_commands()
+            cluster.kubectl("delete", "-n", namespace, "pipelineruns", "--all", "--timeout=60s")
+        cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", stdin=_listed(missing))
+        remove_namespace(cluster, namespace, namespace, lab)
+
+
+def rendered(namespace: str, folder: Path) -> list[dict[str, Any]]:
+    """Return what `oc apply -k .` applies, for another namespace; its bindings are named so that others' stay."""
+    tree = folder / "shipped"
+    tree.mkdir(parents=True)
+    for name in _SHIPPED:
+        source = ROOT / name
+        shutil.copytree(source, tree / name) if source.is_dir() else shutil.copy(source, tree / name)
+    transformer = yaml.safe_load((tree / "namespace.yaml").read_text())
+    transformer["metadata"]["namespace"] = namespace
+    (tree / "namespace.yaml").write_text(yaml.safe_dump(transformer))
+    done = Command(("kubectl", "kustomize", str(tree)), folder, {}).finish()
+    assert done.code == 0, done.stderr
+    documents = [one for one in yaml.safe_load_all(done.stdout) if one]
+    for one in documents:
+        if one["kind"].endswith("Binding"):
+            one["metadata"]["name"] += f"-{namespace}"
+    return documents
+
+
+def _exists(cluster: Running, document: dict[str, Any]) -> bool:
+    metadata = document["metadata"]
+    place = ["-n", metadata["namespace"]] if "namespace" in metadata else []
+    return bool(cluster.kubectl("get", document["kind"], metadata["name"], "--ignore-not-found", "-o", "name", *place))
+
+
+def _listed(documents: Sequence[dict[str, Any]]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})

@@ -1,0 +1,107 @@
+"""The pipeline on a real Tekton: started by tkn, run by the ServiceAccount that is shipped, judged by its exit code.
+
+Each PipelineRun takes a minute, most of it for the two VMs to boot and to be migrated.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.lab import ACCOUNT, ended
+from tests.cluster.pipeline import ONE_SCENARIO, RUN_S, SCENARIO, Pipeline, installed
+from tests.cluster.running import Running
+from tests.image.inside import RANDOM_UID
+from tests.sandbox.harness import wait_for
+
+_SECCOMP = {"seccompProfile": {"type": "RuntimeDefault"}}
+_RANDOM = {"runAsUser": RANDOM_UID, "runAsGroup": 0, **_SECCOMP}
+_RESTRICTED = {"runAsNonRoot": True, **_SECCOMP}
+_BOOTED_S = 180.0
+_REPORTED_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def pipeline(cluster: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """Hold the pipeline where VMs are admitted."""
+    with installed(cluster, "tekton-runs", tmp_path_factory.mktemp("tekton"), enforce="baseline") as held:
+        yield held
+
+
+@pytest.mark.parametrize("pod", [None, _RANDOM], ids=["own-user", "random-user"])
+def test_a_scenario_passes(pipeline: Pipeline, tmp_path: Path, pod: dict[str, object] | None) -> None:
+    """A scenario runs to a pass that tkn's exit code tells, as the image's user and as any, and leaves only results."""
+    run, told = pipeline.run(params=ONE_SCENARIO, pod=pod)
+    assert told.code == 0, told.stdout
+    assert pipeline.reason(run) in ("Succeeded", "Completed")
+    pods = pipeline.pods(run)
+    assert {one["spec"]["serviceAccountName"] for one in pods} == {ACCOUNT}
+    steps = [container for one in pods for container in one["spec"]["containers"]]
+    assert all(step["securityContext"]["readOnlyRootFilesystem"] for step in steps)
+    assert {one["spec"]["securityContext"].get("runAsUser") for one in pods} == {pod and RANDOM_UID}
+    assert _asked(pipeline.verdicts(run, tmp_path / "fetched")) == {SCENARIO: "pass"}
+    pipeline.until_nothing_is_left(run)
+
+
+def test_a_threshold_of_a_configmap_fails_the_run(pipeline: Pipeline) -> None:
+    """Over the threshold of a ConfigMap the verdict is `fail` and tkn's exit code 1, and all is taken away as ever."""
+    thresholds = "global: {threshold: 0.001}\n"
+    pipeline.lab.kubectl("create", "configmap", "strict", f"--from-literal=thresholds.yaml={thresholds}")
+    run, told = pipeline.run(params={**ONE_SCENARIO, "thresholds": "strict"})
+    assert told.code == 1
+    assert f"fail {SCENARIO}: over-threshold" in told.stdout
+    assert pipeline.reason(run) == "Failed"
+    tasks = pipeline.tasks(run)
+    assert (tasks["linux-bridge"], tasks["linux-bridge-down"]) == ("FailureIgnored", "Succeeded")
+    assert (tasks["report"], tasks["cleanup"]) == ("StepFailed", "Succeeded")
+    pipeline.until_nothing_is_left(run)
+
+
+def test_a_cancelled_run_is_reported_and_leaves_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
+    """A run that is cancelled with VMs up is still judged, its scenario an error, and its VMs and network are gone."""
+    run, command = pipeline.start(params=ONE_SCENARIO)
+    wait_for(lambda: bool(pipeline.lab.items("vmi")) or not command.running(), "a VM", timeout_s=_BOOTED_S)
+    pipeline.cancel(run)
+    assert ended(command, RUN_S).code != 0
+    wait_for(lambda: pipeline.tasks(run).get("report") == "StepFailed", "the report", timeout_s=_REPORTED_S)
+    wait_for(lambda: pipeline.tasks(run).get("cleanup") == "Succeeded", "the cleanup", timeout_s=_REPORTED_S)
+    assert _asked(pipeline.verdicts(run, tmp_path / "fetched")) == {SCENARIO: "error"}
+    pipeline.until_nothing_is_left(run)
+
+
+def test_a_run_out_of_time_is_reported_and_leaves_nothing(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Where Tekton ends the tasks for their time, `finally` has its own: the scenario is an error, nothing is left."""
+    limits = ("--pipeline-timeout", "4m", "--tasks-timeout", "20s", "--finally-timeout", "3m40s")
+    run, told = pipeline.run(*limits, params=ONE_SCENARIO)
+    assert told.code != 0
+    tasks = pipeline.tasks(run)
+    assert (tasks["report"], tasks["cleanup"]) == ("StepFailed", "Succeeded"), tasks
+    assert _asked(pipeline.verdicts(run, tmp_path / "fetched")) == {SCENARIO: "error"}
+    pipeline.until_nothing_is_left(run)
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(pipeline: Pipeline) -> None:
+    """Of two runs that are started together one waits for the other's NIC, and both pass."""
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(pipeline.run, params=ONE_SCENARIO) for _ in range(2)]
+        ends = [one.result() for one in both]
+    assert [told.code for _, told in ends] == [0, 0], "\n".join(told.stdout for _, told in ends)
+    assert sum('"event": "nic.waiting"' in told.stdout for _, told in ends) == 1
+    for run, _ in ends:
+        pipeline.until_nothing_is_left(run)
+
+
+def test_our_pods_are_restricted(cluster: Running, tmp_path: Path) -> None:
+    """Where `restricted` is enforced our pods are admitted, and the preflight says that KubeVirt's would not be."""
+    with installed(cluster, "tekton-restricted", tmp_path / "restricted", enforce="restricted") as pipeline:
+        run, told = pipeline.run(params=ONE_SCENARIO, pod=_RESTRICTED)
+        assert told.code == 1
+        assert "enforces restricted" in told.stdout
+        assert pipeline.tasks(run) == {"preflight": "StepFailed", "report": "StepFailed", "cleanup": "Succeeded"}
+        assert not pipeline.left(run)
+
+
+def _asked(verdicts: dict[str, str]) -> dict[str, str]:
+    """Return the verdicts of the scenarios that were asked for."""
+    return {scenario: verdict for scenario, verdict in verdicts.items() if verdict != "skipped"}
