@@ -233,14 +233,14 @@ def _network(arguments: argparse.Namespace) -> int:
             _remove_vms(api, settings)
             networks.down(api, plan)
             if nic:
-                window.give_nic(nic, _holder(settings))
+                window.give_nic(nic, settings.holder)
             print(f"{plan.name} is gone")
             return ExitCode.OK
         found = preflight.examine(api, settings, [arguments.network], (), pull=False).require()
         if found.nic is None:
             raise UnfitError("no spare NIC is known", "name one with --nic", reason="nic-missing")
         plan = networks.plan(arguments.network, settings.networks, found.nic)
-        window.take_nic(found.nic, _holder(settings), duration_s=_HOLD_S, wait_s=settings.networks.nic_wait_s)
+        window.take_nic(found.nic, settings.holder, duration_s=_HOLD_S, wait_s=settings.networks.nic_wait_s)
         with window.provisioning(f"network {arguments.network}"):
             made = networks.up(api, plan, [node.name for node in found.nodes], run_labels(settings.run_name))
         print(f"{made.nad} is up on {found.nic} of {', '.join(node.name for node in found.nodes)}")
@@ -259,10 +259,6 @@ def _remove_vms(api: "Api", settings: "Settings") -> None:
     cleanup.wait_gone(api, run=settings.run_name)
     for one in found:
         print(f"removed {_in_a_line(one)}")
-
-
-def _holder(settings: "Settings") -> str:
-    return f"run {settings.run}"
 
 
 def _cleanup(arguments: argparse.Namespace) -> int:

@@ -96,6 +96,10 @@ class Api:
         last.requests = self.requests
         return last
 
+    def lasting(self, *, patience_s: float) -> "Api":
+        """Return this client, or after `stop` the one of `last_words`: for what is taken away however a run ends."""
+        return self.last_words(patience_s=patience_s) if self.stopped else self
+
     @property
     def stopped(self) -> bool:
         """Whether `stop` has been called."""
@@ -188,6 +192,16 @@ class Api:
     def ask(self, path: str) -> Object:
         """Return what the server says at a path of its own (`/version`)."""
         return self._request("GET", None, path)
+
+    def serves(self, version: str) -> bool:
+        """Tell whether the cluster has an API of this group and version."""
+        try:
+            self.ask(f"/apis/{version}")
+        except ApiError as error:
+            if error.status == _NOT_FOUND:
+                return False
+            raise
+        return True
 
     def post(self, path: str, body: Object) -> Object:
         """Return the answer to a question that has a body (an access review)."""

@@ -110,7 +110,7 @@ class Depository:
         return CONFIG_MAP.object(name, labels=labels, owners=self._owners, **fields)
 
     def _write(self, body: Object) -> None:
-        api = self._api.last_words(patience_s=_LAST_PATIENCE_S) if self._api.stopped else self._api
+        api = self._api.lasting(patience_s=_LAST_PATIENCE_S)
         while True:
             try:
                 api.create(CONFIG_MAP, body)

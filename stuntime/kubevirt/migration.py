@@ -207,7 +207,7 @@ def _unschedulable(api: Api, uid: str) -> str:
 
 def _abort(api: Api, name: str, uid: str, *, wait: bool) -> None:
     """Abort a migration that did not end; best effort, since there is something else to tell."""
-    client = api.last_words(patience_s=2.0) if api.stopped else api
+    client = api.lasting(patience_s=2.0)
     try:
         client.delete(VMIM, name, uid=uid, grace_s=None)
         if wait:

@@ -128,7 +128,7 @@ def up(api: Api, made: Plan, nodes: Sequence[str], labels: Mapping[str, str]) ->
     """
     _apply(api, NNCP, NNCP.object(made.name, labels=dict(labels), spec={"desiredState": made.policy(up=True)}))
     _wait_configured(api, made.name, nodes)
-    if made.network == "ovn-localnet" and _knows(api):
+    if made.network == "ovn-localnet" and api.serves(CUDN.api_version):
         found = api.get(NAD, made.name)
         if found is not None and not found["metadata"].get("ownerReferences"):
             api.delete(NAD, made.name)
@@ -150,7 +150,7 @@ def up(api: Api, made: Plan, nodes: Sequence[str], labels: Mapping[str, str]) ->
 
 def down(api: Api, made: Plan, *, timeout_s: float = _CONFIGURED_S) -> None:
     """Take a network away and give the nodes their NIC back; nothing is done where nothing is left."""
-    if _knows(api) and api.delete(CUDN, made.name, grace_s=None):
+    if api.serves(CUDN.api_version) and api.delete(CUDN, made.name, grace_s=None):
         api.wait(CUDN, made.name, lambda found: found is None, timeout_s=_NAD_S, what=f"the end of {made.name}")
     api.delete(NAD, made.name, grace_s=None)
     found = api.get(NNCP, made.name)
@@ -306,14 +306,3 @@ def _enacted(api: Api, policy: str) -> list[str]:
     return [
         one["metadata"]["name"].removesuffix(f".{policy}") for one in api.find(NNCE, labels=f"{_POLICY_LABEL}={policy}")
     ]
-
-
-def _knows(api: Api) -> bool:
-    """Tell whether the cluster knows ClusterUserDefinedNetworks."""
-    try:
-        api.ask(f"/apis/{CUDN.api_version}")
-    except ApiError as error:
-        if error.status == 404:  # noqa: PLR2004 - not found
-            return False
-        raise
-    return True

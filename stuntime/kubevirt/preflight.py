@@ -12,7 +12,9 @@ from stuntime.kubevirt.api import Api, ApiError
 from stuntime.kubevirt.cluster import Cluster, Node
 from stuntime.kubevirt.kinds import (
     CONFIG_MAP,
+    CUDN,
     DEPOSIT_LABEL,
+    NAD,
     NAMESPACE,
     NNCP,
     NNS,
@@ -103,7 +105,7 @@ def examine(
         return Found(checks)
     nodes = _chosen(seen, settings)
     checks += [_kubevirt(seen), _migrations(seen), _pod_security(api, seen), _nodes(seen, nodes, settings, paths)]
-    checks += [_group(api, "Multus", "k8s.cni.cncf.io/v1", "install Multus")]
+    checks += [_group(api, "Multus", NAD.api_version, "install Multus")]
     nic = None
     if making:
         nmstate = _group(api, "NMState", NNCP.api_version, "install the NMState operator, or name NADs with --nad")
@@ -189,29 +191,19 @@ def _nodes(seen: Cluster, nodes: Sequence[Node], settings: Settings, paths: Sequ
 
 
 def _group(api: Api, name: str, version: str, way_out: str) -> Check:
-    there = _served(api, version)
+    there = api.serves(version)
     return Check(name, version if there else "not there", f"the API {version}", fit=there, way_out=way_out)
 
 
 def _ovn(api: Api) -> Check:
-    there = _served(api, "k8s.ovn.org/v1")
+    there = api.serves(CUDN.api_version)
     return Check(
         "OVN-Kubernetes",
-        "k8s.ovn.org/v1" if there else "not there",
+        CUDN.api_version if there else "not there",
         "OVN-Kubernetes with localnet",
         fit=there,
         way_out="measure only linux-bridge, or name a NAD of a localnet with --nad",
     )
-
-
-def _served(api: Api, version: str) -> bool:
-    try:
-        api.ask(f"/apis/{version}")
-    except ApiError as error:
-        if error.status == 404:  # noqa: PLR2004 - not found
-            return False
-        raise
-    return True
 
 
 def _nic(api: Api, settings: Settings, nodes: Sequence[Node], making: Sequence[str]) -> tuple[str | None, Check]:
@@ -284,7 +276,7 @@ def _image(api: Api, settings: Settings, node: Node) -> Check:
         try:
             said = _pulled(api, name)
         finally:
-            (api.last_words(patience_s=2.0) if api.stopped else api).delete(POD, name)
+            api.lasting(patience_s=2.0).delete(POD, name)
     except ApiError as error:
         return Check("guest image", str(error), f"{image} can be pulled", fit=False, way_out=error.way_out)
     seconds = time.monotonic() - started

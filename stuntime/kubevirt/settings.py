@@ -128,6 +128,11 @@ class Settings:
         """The run as labels and names of objects have it."""
         return run_name(self.run)
 
+    @property
+    def holder(self) -> str:
+        """Who holds a NIC, as its Lease tells a person."""
+        return f"run {self.run}"
+
 
 @dataclass(frozen=True)
 class Owner:

@@ -101,7 +101,7 @@ class Slots:
                 _log.warning("slot.not-renewed", slot=name, reason=error.reason, message=str(error))
 
     def _give(self, name: str, holder: str) -> None:
-        api = self._api.last_words(patience_s=LAST_PATIENCE_S) if self._api.stopped else self._api
+        api = self._api.lasting(patience_s=LAST_PATIENCE_S)
         try:
             found = api.get(LEASE, name, self._namespace)
             if found is not None and holder_of(found) == holder:

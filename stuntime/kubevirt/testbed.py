@@ -71,7 +71,7 @@ class KubevirtTestbed:
         nic: str | None,
         diagnose: Diagnose,
     ) -> None:
-        """Remember what the preflight found, and make the object that owns all others of this run in the namespace."""
+        """Remember what the preflight found; nothing is made before `opened`."""
         self._wall = time.time() - time.monotonic()
         self._api = api
         self._settings = settings
@@ -271,7 +271,7 @@ class KubevirtTestbed:
         with ExitStack() as held:
             # One that is up on another NIC is somebody's, too, until that NIC is given back.
             for nic in dict.fromkeys((networks.nic_of(self._api, plan) or self._nic, self._nic)):
-                held.enter_context(self._window.nic(nic, f"run {self._settings.run}", wait_s=settings.nic_wait_s))
+                held.enter_context(self._window.nic(nic, self._settings.holder, wait_s=settings.nic_wait_s))
             try:
                 with self._window.provisioning(f"network {name}"):
                     started = time.monotonic()
@@ -317,7 +317,7 @@ class KubevirtTestbed:
     def _create(self, scenario: Scenario, role: str, node: Node, attachment: networks.Attachment) -> Machine:
         settings = self._settings
         number = 2 * _number(scenario) + _ROLES.index(role)
-        name = f"stuntime-{settings.run_name}-{_number(scenario):02}-{role}"
+        name = f"{self._prefix(scenario)}{role}"
         mac = "02:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(5))
         addresses = settings.addresses.of(_first_number(settings.run) + number)
         manifest = manifests.virtual_machine(
@@ -342,7 +342,7 @@ class KubevirtTestbed:
         """Remove a scenario's VMs, booted or not; what does not go is told, and is left to `cleanup`."""
         with self._lock:
             self._held.pop(scenario, None)
-            prefix = f"stuntime-{self._settings.run_name}-{_number(Scenario.parse(scenario)):02}-"
+            prefix = self._prefix(Scenario.parse(scenario))
             machines = {name: machine for name, machine in self._machines.items() if name.startswith(prefix)}
         if not machines:
             return
@@ -359,12 +359,16 @@ class KubevirtTestbed:
                 self._machines.pop(name, None)
 
     def _consoles(self, scenario: Scenario) -> dict[str, bytes]:
-        prefix = f"stuntime-{self._settings.run_name}-{_number(scenario):02}-"
+        prefix = self._prefix(scenario)
         with self._lock:
             return {name: machine.line.seen() for name, machine in self._machines.items() if name.startswith(prefix)}
 
+    def _prefix(self, scenario: Scenario) -> str:
+        """Return what the names of a scenario's VMs begin with."""
+        return f"stuntime-{self._settings.run_name}-{_number(scenario):02}-"
+
     def _client(self) -> Api:
-        return self._api.last_words(patience_s=_LAST_PATIENCE_S) if self._api.stopped else self._api
+        return self._api.lasting(patience_s=_LAST_PATIENCE_S)
 
 
 @contextmanager
