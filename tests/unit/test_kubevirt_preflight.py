@@ -192,7 +192,8 @@ def _asked(lab: Lab) -> set[tuple[str, str, str]]:
 
 
 def _let_ovn_be_slow(lab: Lab) -> None:
-    """Have the next NAD of a ClusterUserDefinedNetwork made a while after it says that it is there."""
+    """Have ClusterUserDefinedNetworks waited for, and the NAD of the next one made a while after it says so."""
+    lab.ovn.step_s = 1.0
     selected = lab.ovn._selected
 
     def none_yet(network) -> list[str]:

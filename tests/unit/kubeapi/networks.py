@@ -93,8 +93,8 @@ class FakeOVN:
     def __init__(self, server: FakeServer, *, step_s: float = 0.02) -> None:
         self.refusal = ""
         self._server, self._store = server, server.store
-        self._step_s = step_s
-        server.store.listeners.append(lambda change: server.worker.later(step_s, partial(self._react, change)))
+        self.step_s = step_s
+        server.store.listeners.append(lambda change: server.worker.later(self.step_s, partial(self._react, change)))
 
     def _react(self, change: Change) -> None:
         if change.kind != CUDN:
