@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from stuntime import cli
 from stuntime.sandbox import testbed
@@ -60,10 +61,10 @@ class Disturbed(SandboxTestbed):
     scenario: Scenario
 
     @contextmanager
-    def pair(self, scenario: Scenario) -> Iterator[Pair]:
+    def pair(self, scenario: Scenario, evidence: Path) -> Iterator[Pair]:
         """Remember what is measured, and disturb the guests that have booted."""
         self.scenario = scenario
-        with super().pair(scenario) as pair:
+        with super().pair(scenario, evidence) as pair:
             self.prepare(pair)
             yield pair
 
