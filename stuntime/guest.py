@@ -188,12 +188,10 @@ class ConsoleShell:
         """
         prompts = [rb"(?<!Last )%s login: " % re.escape(login.host.encode()), rb"[Pp]assword: ", _SHELL_PROMPT]
         refused = 0
-        while True:
+        while time.monotonic() < deadline:
             try:
                 seen = console.expect(prompts, timeout=min(_SYNC_S, _left(deadline)))
             except pexpect.TIMEOUT:
-                if time.monotonic() > deadline:
-                    raise self._no_login(refused) from None
                 console.sendline("")
                 continue
             if seen == _ASKED_FOR_NAME:
@@ -204,6 +202,7 @@ class ConsoleShell:
             else:
                 self._logged_in = True
                 return
+        raise self._no_login(refused)
 
     def _no_login(self, refused: int) -> TestbedError:
         if refused:
