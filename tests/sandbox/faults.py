@@ -190,15 +190,13 @@ class ClockSteps(Disturbed):
 class NeverBoots(Disturbed):
     """On the Linux bridge the guests' kernel finds nothing to start: it hangs, or ends QEMU, by the path."""
 
-    def make_network(self, name: str) -> Network:
-        """Do not wait as long for those as one would."""
-        testbed._BOOT_S = _PATIENCE_S if name == LinuxBridge.name else 60.0
-        return super().make_network(name)
-
     def make_vm(self, vm: VirtualMachine, machine: Machine, network: Network, node: str) -> Vm:
-        """Name a first program that does not exist."""
+        """Name a first program that does not exist, and do not wait as long as one would for a kernel that hangs."""
+        testbed._BOOT_S = 60.0
         if network.name == LinuxBridge.name:
-            panic = 0 if self.scenario.path == "from-static-node" else -1
+            hangs = self.scenario.path == "from-static-node"
+            testbed._BOOT_S = _PATIENCE_S if hangs else 60.0
+            panic = 0 if hangs else -1
             machine = replace(machine, command_line=f"console=ttyS0 rdinit=/nothing panic={panic}")
         return super().make_vm(vm, machine, network, node)
 
