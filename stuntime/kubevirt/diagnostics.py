@@ -89,8 +89,13 @@ def _inspected(api: Api, directory: Path, kubeconfig: Path | None, context: str 
     try:
         with oc.options(options), oc.timeout(seconds), oc.client_path(program):
             oc.invoke("adm", ["inspect", f"namespace/{api.namespace}", f"--dest-dir={target}", "--since=1h"])
-    except (oc.OpenShiftPythonException, OSError, ValueError) as failed:
-        said = f"oc adm inspect failed: {' '.join(str(failed).split())[:300]}"
+    except oc.OpenShiftPythonException as failed:
+        ended = failed.result
+        late = ended is not None and ended.get_timeout()
+        why = f"it did not end within {seconds} s" if late else (ended and ended.err()) or str(failed)
+        said = f"oc adm inspect failed: {' '.join(why.split())[:300]}"
+    except (OSError, ValueError) as failed:
+        said = f"oc adm inspect failed: {failed}"
     else:
         said = f"oc adm inspect of namespace {api.namespace}: in inspect/"
     return said + _bounded(target)
