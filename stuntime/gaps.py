@@ -78,12 +78,14 @@ class Reading:
 
     `stuntime_s` is None without a recovery. `noise_s` is the largest distance of good replies outside the outages,
     `answers_before` counts the good replies before the first gap, `unconfirmed` says that they ended too early to call
-    the recovery lasting.
+    the recovery lasting. `late_s` is what the longest outage lasted if replies after a gap were noted as late as their
+    round trips allow.
     """
 
     outages: tuple[Outage, ...]
     gaps: tuple[Gap, ...]
     stuntime_s: float | None
+    late_s: float
     bounds_s: Bounds
     recovered: bool
     unconfirmed: bool
@@ -116,6 +118,7 @@ def read_timeline(
     """
     places = _places(timeline, None if like is None else {gap.ended_by for gap in like})
     groups = _grouped(places, timeline.answers, needed)
+    late = _grouped(_with_hidden(places, timeline, needed), timeline.answers, needed)
     last_end = groups[-1][-1].index + 1 if groups else 0
     cut_off = bool(timeline.lost) and timeline.lost[-1] > timeline.last_answered
     confirmed = _is_lasting(timeline.answers, last_end, len(timeline.answers) - 1, needed, end_seen)
@@ -147,10 +150,12 @@ def read_timeline(
         if opens is None or outage.end is None or outage.end > opens
     ]
     stuntime_s, bounds = _longest(inside_window, recovered, max(distances, default=timeline.spacing_s))
+    late_spans = [(timeline.answers[group[0].index].time, timeline.answers[group[-1].index + 1].time) for group in late]
     return Reading(
         outages=tuple(outages),
         gaps=tuple(_gap(place, timeline) for place in places),
         stuntime_s=stuntime_s,
+        late_s=max((end - start for start, end in late_spans if opens is None or end > opens), default=0.0),
         bounds_s=bounds,
         recovered=recovered,
         unconfirmed=recovered and not confirmed and bool(groups),
@@ -180,6 +185,29 @@ def _places(timeline: Timeline, like: Collection[int | None] | None) -> list[_Pl
         if lost_to > lost_from or (silent and not slow_sender):
             places.append(_Place(index, lost_from, lost_to))
     return places
+
+
+def _with_hidden(places: Sequence[_Place], timeline: Timeline, needed: int) -> list[_Place]:
+    """Return the gaps and what may be such between a gap and the lasting recovery after it.
+
+    A reply is noted late by a VM that got no processor, at most by what its round trip is longer than the shortest; the
+    distance after it is then too short, and silence hides there.
+    """
+    answers = timeline.answers
+    shortest_s = min(answer.rtt_s or 0.0 for answer in answers)
+    gaps = {place.index: place for place in places}
+    found: list[_Place] = []
+    for index, (before, after) in enumerate(pairwise(answers)):
+        if index in gaps:
+            found.append(gaps[index])
+        elif (
+            found
+            and after.time - before.time + (before.rtt_s or 0.0) - shortest_s >= SILENT_SPACINGS * timeline.spacing_s
+        ):
+            slow_sender = timeline.initiator == "static" and (after.rtt_s or 0.0) < timeline.spacing_s
+            if not slow_sender and not _is_lasting(answers, found[-1].index + 1, index, needed):
+                found.append(_Place(index, 0, 0))
+    return found
 
 
 def _grouped(places: Sequence[_Place], answers: Sequence[Reply], needed: int) -> list[list[_Place]]:

@@ -28,6 +28,7 @@ INVALID = {
     "clock-stepped": "the clock of the log stepped, and there is no other one",
     "loss-before-first-reply": "probes were lost before the first good reply",
     "window-outside-log": "the migration was asked for before ping's first reply, or after the end of the log",
+    "outage-undecided": "the static VM noted a reply so late that the outage may have gone on after it",
     "outage-before-migration": "there was an outage before the migration was asked for",
 }
 #: What to know about a measurement that may be used.
@@ -126,6 +127,7 @@ def analyze(
         "clock-stepped": arrivals is None and (bool(log.steps_back_s) or abs(clock_drift_s) > spacing_s / 2),
         "loss-before-first-reply": timeline.lost_before > 0,
         "window-outside-log": window.requested is not None and not timeline.covers(window.requested),
+        "outage-undecided": like is None and stuntime_s is not None and reading.late_s > stuntime_s + spacing_s,
         "outage-before-migration": opens is not None and any(outage.start < opens for outage in reading.outages),
         "noisy": reading.noise_s > NOISE_SPACINGS * spacing_s,
         "warm-up-short": bool(reading.gaps) and reading.answers_before < WARM_UP_PROBES,

@@ -288,6 +288,28 @@ def test_stamps_and_observer_that_disagree_are_told() -> None:
     assert not measured.valid
 
 
+def test_a_reply_noted_late_hides_no_silence_after_it() -> None:
+    """Where the static VM got no processor as an outage seemed to end, the number may be too small: not to be used."""
+    sent = [Probe(i * 0.1) for i in range(30)] + [Probe(3.33, 0.101)] + [Probe(3.719 + i * 0.1) for i in range(29)]
+    noted = [Probe(p.sent + (0.1 if i == 30 else 0.0), p.rtt_s) for i, p in enumerate(sent)]
+    log = parse_ping_log(log_lines(sent))
+    measured = analyze(log, initiator="migrated", arrivals=arrivals_of(noted, "request"))
+    checked = analyze(log, initiator="migrated", arrivals=arrivals_of(sent, "request"), like=measured)
+    assert measured.stuntime_s == pytest.approx(0.63)
+    assert checked.stuntime_s == pytest.approx(0.819)
+    assert measured.reasons == ("outage-undecided", "noisy")
+    assert (measured.valid, checked.valid) == (False, True)
+
+
+@pytest.mark.parametrize("initiator", ["static", "migrated"])
+def test_queued_replies_leave_no_outage_undecided(initiator: str) -> None:
+    """Replies that were queued and come in a burst have long round trips, and hide nothing."""
+    sent = [Probe(i * 0.1, 3.502 - i * 0.1 if 30 <= i < 36 else 0.001) for i in range(70)]
+    kind = "reply" if initiator == "static" else "request"
+    measured = judged(sent, initiator=initiator, arrivals=arrivals_of(sent, kind))
+    assert (measured.valid, measured.reasons) == (True, ())
+
+
 @pytest.mark.parametrize("shift_s", [-0.004, 0.004])
 def test_milliseconds_between_two_clocks_do_not_flip_a_silent_gap(shift_s: float) -> None:
     """A gap at the limit of two spacings is judged alike by the observer, by ping's stamps and by a capture."""
