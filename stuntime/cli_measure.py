@@ -168,8 +168,8 @@ def _suite(arguments: argparse.Namespace) -> int:
 
     with cli_pipeline.policy(arguments):
         if arguments.resume:
-            _require_plain(arguments)
             resumed = OutputDirectory.resume(arguments.resume)
+            _require_plain(arguments, resumed.plan.testbed)
             arguments.capture = resumed.plan.capture
             thresholds = cli_results.read_policy(arguments)[0].thresholds_file
             thresholds.require_used(map(Scenario.parse, resumed.plan.scenarios))
@@ -178,9 +178,11 @@ def _suite(arguments: argparse.Namespace) -> int:
         return _measured(arguments, arguments.testbed, lambda: _new_output(arguments, planned))[1]
 
 
-def _require_plain(arguments: argparse.Namespace) -> None:
-    """Raise UsageError when options are given that the plan of a resumed run has decided already."""
+def _require_plain(arguments: argparse.Namespace, testbed: str) -> None:
+    """Raise UsageError when options are given that the plan of a resumed run has decided otherwise."""
     kept = {"resume", "verbose", *cli_results.POLICY_OPTIONS, *(o for t in _TESTBEDS.values() for o in t.OPTIONS)}
+    if arguments.testbed == testbed:
+        kept.add("testbed")
     if given := _given(arguments, set(arguments.plain()) - kept):
         raise UsageError(
             f"--resume goes on with the plan of the run; not with {', '.join(given)}",

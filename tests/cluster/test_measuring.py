@@ -36,7 +36,7 @@ def measured(lab: Lab, output: Path, where: Sequence[str], *what: str, at_least:
         found = results(output)
         if len(found) == at_least and all(result.valid for result in found):
             return found
-        words = ["--resume", str(output)]
+        words = ["--resume", str(output)]  # the plan has the rest, but for where
     told = [(result.scenario, result.error or (result.measurement and result.measurement.reasons)) for result in found]
     pytest.fail(f"{told}\n{done.stderr[-3000:]}")
 
@@ -52,7 +52,7 @@ def test_every_stuntime_is_that_of_the_packets(lab: Lab, tmp_path: Path) -> None
     The nodes are those asked for, the initiator's view is no larger, and nothing is left afterwards.
     """
     selection = "*.ipv4,*.between-other-nodes.migrated.ipv6"
-    found = measured(lab, tmp_path / "out", [*KERNEL, "--nic", NIC, "--concurrency", "2"], selection, at_least=14)
+    found = measured(lab, tmp_path / "out", [*KERNEL, "--nic", NIC, "--concurrency", "1"], selection, at_least=14)
     routes = {
         "from-static-node": (NODES[0].name, NODES[1].name),
         "between-other-nodes": (NODES[1].name, NODES[2].name),
