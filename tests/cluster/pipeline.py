@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pexpect
 import yaml
 
 from stuntime.kubevirt.kinds import RUN_LABEL
@@ -23,20 +25,24 @@ from tests.sandbox.harness import ROOT, Command, Finished, wait_for
 
 PIPELINE = "stuntime"
 RUN_S = 600.0
-#: The laboratory's own: no fedora here, and a spare NIC that another run may hold for a while.
-LABORATORY = {
+_ALL_S = 1800.0
+#: The defaults that this laboratory changes: no fedora here, and a spare NIC that another run may hold for a while.
+_LABORATORY = {
     "guest-image": GUEST,
     "guest-boot": "kernel",
     "guest-memory": "160Mi",
     "nic": SPARE_NICS[0],
     "nic-wait": "600",
     "boot-timeout": "240",
+    "concurrency": "1",  # what two cores measure without noise
 }
 ONE_SCENARIO = {"networks": "linux-bridge", "paths": "from-static-node", "initiators": "static"}
 SCENARIO = "linux-bridge.from-static-node.static.ipv4"
 
 _SHIPPED = ("kustomization.yaml", "namespace.yaml", "tasks", "pipelines")
-_TKN = ("--use-param-defaults", "--skip-optional-workspace", "--showlog", "-E", "-s", ACCOUNT)
+#: What a person gives it at a terminal; where nobody can answer, tkn must not ask for the optional workspace.
+TKN = ("--use-param-defaults", "--showlog", "-E")
+_UNATTENDED = (*TKN, "--skip-optional-workspace", "-s", ACCOUNT)
 _LEFT = "vm,vmi,vmim,net-attach-def"
 _STARTED_S = 60.0
 
@@ -49,16 +55,16 @@ class Pipeline:
     _number: Iterator[int] = field(default_factory=count)
 
     def start(self, *options: str, params: dict[str, str], pod: dict[str, Any] | None = None) -> tuple[str, Command]:
-        """Start it with some parameters other than the laboratory's; return the PipelineRun's name and tkn."""
+        """Start it with some parameters other than their defaults; return the PipelineRun's name and tkn."""
         folder = self.lab.folder / f"tkn-{next(self._number)}"
         folder.mkdir()
         prefix = f"run-{time.monotonic_ns() // 1_000_000}"
-        given = [word for key, value in {**LABORATORY, **params}.items() for word in ("-p", f"{key}={value}")]
+        given = [word for key, value in params.items() for word in ("-p", f"{key}={value}")]
         if pod is not None:
             template = folder / "pod.yaml"
             template.write_text(json.dumps({"securityContext": pod}))
             given += ["--pod-template", str(template)]
-        argv = self._tkn("pipeline", "start", PIPELINE, *_TKN, "--prefix-name", prefix, *given, *options)
+        argv = self.tkn("pipeline", "start", PIPELINE, *_UNATTENDED, "--prefix-name", prefix, *given, *options)
         command = Command(argv, folder, {})
         self.lab.started(command)
 
@@ -75,9 +81,22 @@ class Pipeline:
         name, command = self.start(*options, params=params, pod=pod)
         return name, ended(command, RUN_S)
 
+    def start_at_terminal(self) -> tuple[str, int]:
+        """Run it to its end as a person does at a terminal, with nothing but defaults.
+
+        Return what was shown, and tkn's exit code.
+        """
+        program, *words = self.tkn("pipeline", "start", PIPELINE, *TKN)
+        with pexpect.spawn(program, words, encoding="utf-8", timeout=_STARTED_S) as terminal:
+            terminal.logfile_read = shown = StringIO()
+            terminal.expect("optional workspace `results`")
+            terminal.sendline("")
+            terminal.expect(pexpect.EOF, timeout=_ALL_S)
+        return shown.getvalue(), terminal.exitstatus
+
     def cancel(self, run: str) -> None:
         """Cancel a run as the README says, so that it is still reported."""
-        done = Command(self._tkn("pipelinerun", "cancel", run, "--grace", "CancelledRunFinally"), self._folder(), {})
+        done = Command(self.tkn("pipelinerun", "cancel", run, "--grace", "CancelledRunFinally"), self._folder(), {})
         assert done.finish().code == 0
 
     def reason(self, run: str) -> str:
@@ -90,6 +109,18 @@ class Pipeline:
         found = self.lab.items("taskruns", "-l", f"tekton.dev/pipelineRun={run}")
         label = "tekton.dev/pipelineTask"
         return {one["metadata"]["labels"][label]: one["status"]["conditions"][0]["reason"] for one in found}
+
+    def evict(self, run: str, **params: str) -> None:
+        """Evict the pod of a scenario's TaskRun that was given some parameters."""
+        (task,) = [
+            one
+            for one in self.lab.items("taskruns", "-l", f"tekton.dev/pipelineRun={run}")
+            if params.items() <= {param["name"]: param["value"] for param in one["spec"].get("params", [])}.items()
+        ]
+        pod = task["status"]["podName"]
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+        place = f"/api/v1/namespaces/{self.lab.namespace}/pods/{pod}/eviction"
+        self.lab.cluster.kubectl("create", "--raw", place, "-f", "-", stdin=json.dumps(body))
 
     def pods(self, run: str) -> list[dict[str, Any]]:
         """Return the pods of a run."""
@@ -120,7 +151,8 @@ class Pipeline:
         folder.mkdir()
         return folder
 
-    def _tkn(self, *words: str) -> list[str]:
+    def tkn(self, *words: str) -> list[str]:
+        """Return a command of tkn in this namespace."""
         return [str(tekton.tkn()), f"--kubeconfig={self.lab.cluster.kubeconfig}", "-n", self.lab.namespace, *words]
 
 
@@ -130,13 +162,16 @@ def installed(cluster: Running, namespace: str, folder: Path, *, enforce: str) -
     tekton.deploy(cluster)
     documents = rendered(namespace, folder)
     (pipeline,) = [one for one in documents if one["kind"] == "Pipeline"]
-    (name,) = [one["default"] for one in pipeline["spec"]["params"] if one["name"] == "image"]
-    cluster.import_image(image().archive, name)
+    params = {one["name"]: one for one in pipeline["spec"]["params"]}
+    for name, default in _LABORATORY.items():
+        params[name]["default"] = default
+    cluster.import_image(image().archive, params["image"]["default"])
     missing = [one for one in documents if one["metadata"].get("namespace") != namespace and not _exists(cluster, one)]
     cluster.kubectl("create", "namespace", namespace)
     lab = None
     try:
         cluster.kubectl("label", "namespace", namespace, f"pod-security.kubernetes.io/enforce={enforce}")
+        cluster.kubectl("create", "serviceaccount", tekton.ACCOUNT, "-n", namespace)
         cluster.kubectl("apply", "-f", "-", stdin=_listed(documents))
         kubeconfig = cluster.service_account_kubeconfig(folder / "kubeconfig", ACCOUNT, namespace)
         lab = Lab(cluster, namespace, "stuntime", kubeconfig, folder)

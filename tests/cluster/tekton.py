@@ -1,5 +1,6 @@
 """Tekton on the running cluster: its controller and webhook as real pods, from its own manifests."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,8 @@ from tests.cluster.say import say
 
 MODULE = "github.com/tektoncd/pipeline"
 NAMESPACE = "tekton-pipelines"
+#: Whom a PipelineRun runs as that names nobody: as OpenShift Pipelines has it, which makes it in each namespace.
+ACCOUNT = "pipeline"
 PROGRAMS = ("controller", "webhook", "entrypoint", "nop", "workingdirinit")
 """What runs in pods; events, resolvers and the webhook's autoscaler are left out."""
 
@@ -68,8 +71,8 @@ def deploy(cluster: Running) -> None:
         text = "\n---\n".join(_KO.sub(_replaced, path.read_text()) for path in sorted(manifests.glob(pattern)))
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
     # Tekton's own init containers, too, are fit for the Pod Security Standard `restricted`: as OpenShift has it.
-    flags = '{"data": {"set-security-context": "true"}}'
-    cluster.kubectl("patch", "configmap", "feature-flags", "-n", NAMESPACE, "--type=merge", "-p", flags)
+    _configure(cluster, "feature-flags", "set-security-context", "true")
+    _configure(cluster, "config-defaults", "default-service-account", ACCOUNT)
     for deployment in ("tekton-pipelines-controller", "tekton-pipelines-webhook"):
         cluster.kubectl(
             *("rollout", "status", f"deployment/{deployment}", "-n", NAMESPACE, f"--timeout={_READY_S:g}s"),
@@ -78,12 +81,22 @@ def deploy(cluster: Running) -> None:
     say(f"Tekton {version()} is deployed")
 
 
+def restart_controller(cluster: Running) -> None:
+    """End the controller's pod; its Deployment starts another one."""
+    cluster.kubectl("delete", "pod", "-n", NAMESPACE, "-l", "app=tekton-pipelines-controller", "--wait=false")
+
+
 def remove(cluster: Running) -> None:
     """Take it away with everything that belongs to it."""
     manifests = module_directory(TEKTON.module, MODULE, go=find_go()) / "config"
     for pattern in reversed(_MANIFESTS):
         text = "\n---\n".join(path.read_text() for path in sorted(manifests.glob(pattern)))
         cluster.kubectl("delete", "--ignore-not-found", "--wait=true", "-f", "-", stdin=text, timeout_s=300)
+
+
+def _configure(cluster: Running, configmap: str, key: str, value: str) -> None:
+    patch = json.dumps({"data": {key: value}})
+    cluster.kubectl("patch", "configmap", configmap, "-n", NAMESPACE, "--type=merge", "-p", patch)
 
 
 def _answers(cluster: Running) -> bool:

@@ -3,17 +3,20 @@
 Each PipelineRun takes a minute, most of it for the two VMs to boot and to be migrated.
 """
 
+import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.lab import ACCOUNT, ended
+from tests.cluster import tekton
+from tests.cluster.lab import ACCOUNT, STUNTIME, ended
 from tests.cluster.pipeline import ONE_SCENARIO, RUN_S, SCENARIO, Pipeline, installed
 from tests.cluster.running import Running
 from tests.image.inside import RANDOM_UID
-from tests.sandbox.harness import wait_for
+from tests.sandbox.harness import Command, wait_for
 
 _SECCOMP = {"seccompProfile": {"type": "RuntimeDefault"}}
 _RANDOM = {"runAsUser": RANDOM_UID, "runAsGroup": 0, **_SECCOMP}
@@ -40,6 +43,55 @@ def test_a_scenario_passes(pipeline: Pipeline, tmp_path: Path, pod: dict[str, ob
     steps = [container for one in pods for container in one["spec"]["containers"]]
     assert all(step["securityContext"]["readOnlyRootFilesystem"] for step in steps)
     assert {one["spec"]["securityContext"].get("runAsUser") for one in pods} == {pod and RANDOM_UID}
+    assert _asked(pipeline.verdicts(run, tmp_path / "fetched")) == {SCENARIO: "pass"}
+    pipeline.until_nothing_is_left(run)
+
+
+def test_all_scenarios_by_the_bare_command(pipeline: Pipeline, tmp_path: Path) -> None:
+    """What a person types, who answers tkn's one question by Enter, measures all 12 scenarios, and each passes."""
+    shown, code = pipeline.start_at_terminal()
+    (run,) = set(re.findall(r"PipelineRun started: (\S+)", shown))
+    verdicts = _asked(pipeline.verdicts(run, tmp_path / "fetched"))
+    assert (len(verdicts), set(verdicts.values()), code) == (12, {"pass"}, 0), (verdicts, shown[-5000:])
+    assert {one["spec"]["serviceAccountName"] for one in pipeline.pods(run)} == {tekton.ACCOUNT}
+    assert {path.name for path in (tmp_path / "fetched").iterdir()} >= {"junit.xml", "report.html"}
+    pipeline.until_nothing_is_left(run)
+
+
+def test_repetitions_become_a_baseline(pipeline: Pipeline, tmp_path: Path) -> None:
+    """With the timeouts of ten repetitions, an hour as a minute, each repetition of a scenario is in the baseline."""
+    limits = ("--pipeline-timeout", "11m", "--tasks-timeout", "10m", "--finally-timeout", "1m")
+    run, told = pipeline.run(*limits, params={**ONE_SCENARIO, "repeat": "10", "time-limit": "300"})
+    assert told.code == 0, told.stdout
+    fetched = tmp_path / "fetched"
+    assert _asked(pipeline.verdicts(run, fetched)) == {SCENARIO: "pass"}
+    file = tmp_path / "baseline.json"
+    create = (*STUNTIME, "baseline", "create", str(fetched), "--author", "A. Person", "--output", str(file))
+    made = Command(create, tmp_path, {}).finish()
+    assert made.code == 0, made.stderr
+    assert [found["n"] for found in json.loads(file.read_text())["scenarios"].values()] == [10]
+    pipeline.until_nothing_is_left(run)
+
+
+def test_an_evicted_scenario_stops_no_other(pipeline: Pipeline, tmp_path: Path) -> None:
+    """A scenario whose pod is evicted is an error and leaves no VMs; the other one of its wave is measured."""
+    run, command = pipeline.start(params={**ONE_SCENARIO, "initiators": "static,migrated"})
+    wait_for(lambda: bool(pipeline.lab.items("vmi")) or not command.running(), "a VM", timeout_s=_BOOTED_S)
+    pipeline.evict(run, initiator="static")
+    told = ended(command, RUN_S)
+    assert told.code != 0
+    other = SCENARIO.replace("static.ipv4", "migrated.ipv4")
+    assert _asked(pipeline.verdicts(run, tmp_path / "fetched")) == {SCENARIO: "error", other: "pass"}, told.stdout
+    pipeline.until_nothing_is_left(run)
+
+
+def test_a_restarted_controller_goes_on(pipeline: Pipeline, tmp_path: Path) -> None:
+    """Tekton's controller may end in the middle of a measurement: the next one goes on, and the scenario passes."""
+    run, command = pipeline.start(params=ONE_SCENARIO)
+    wait_for(lambda: bool(pipeline.lab.items("vmi")) or not command.running(), "a VM", timeout_s=_BOOTED_S)
+    tekton.restart_controller(pipeline.lab.cluster)
+    told = ended(command, RUN_S)
+    assert told.code == 0, told.stdout
     assert _asked(pipeline.verdicts(run, tmp_path / "fetched")) == {SCENARIO: "pass"}
     pipeline.until_nothing_is_left(run)
 
