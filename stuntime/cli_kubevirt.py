@@ -193,6 +193,7 @@ def _preflight(arguments: argparse.Namespace) -> int:
         return ExitCode.OK
     from stuntime import terminal
     from stuntime.kubevirt import preflight
+    from stuntime.kubevirt.kinds import NAD
     from stuntime.result import to_json
 
     with cli_cluster.connected(arguments) as api:
@@ -202,7 +203,8 @@ def _preflight(arguments: argparse.Namespace) -> int:
         settings = replace(settings, networks=replace(given, nads=own))  # those that are ours will be made
         found = preflight.examine(api, settings, arguments.network, PATHS)
         if arguments.boot and found.fit:
-            found = _tried(arguments, api, settings, found)
+            there = {network: name for network, name in given.nads.items() if network in own or api.get(NAD, name)}
+            found = _tried(arguments, api, replace(settings, networks=replace(given, nads=there)), found)
         if arguments.json:
             sys.stdout.write(to_json(preflight.as_json(found)).decode())
         else:

@@ -25,6 +25,9 @@ from tests.sandbox.harness import ROOT, Command, Finished, wait_for
 
 PIPELINE = "stuntime"
 RUN_S = 600.0
+#: KubeVirt 1.7 loses about one migration in twenty: its handlers race, and the VM has moved but the end is never told.
+LOST = "migration-timeout"
+_TRIES = 3
 _ALL_S = 1800.0
 #: The defaults that this laboratory changes: no fedora here, and a spare NIC that another run may hold for a while.
 _LABORATORY = {
@@ -77,9 +80,13 @@ class Pipeline:
         return found()[0], command
 
     def run(self, *options: str, params: dict[str, str], pod: dict[str, Any] | None = None) -> tuple[str, Finished]:
-        """Run it to its end; return the PipelineRun's name and what tkn said."""
-        name, command = self.start(*options, params=params, pod=pod)
-        return name, ended(command, RUN_S)
+        """Run it to its end, again where KubeVirt lost a migration; return the PipelineRun's name and what tkn said."""
+        for _ in range(_TRIES):
+            name, command = self.start(*options, params=params, pod=pod)
+            told = ended(command, RUN_S)
+            if not told.code or LOST not in told.stdout:
+                break
+        return name, told
 
     def start_at_terminal(self) -> tuple[str, int]:
         """Run it to its end as a person does at a terminal, with nothing but defaults.

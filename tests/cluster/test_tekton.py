@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from stuntime.scenario import scenarios
 from tests.cluster import tekton
 from tests.cluster.lab import ACCOUNT, STUNTIME, ended
-from tests.cluster.pipeline import ONE_SCENARIO, RUN_S, SCENARIO, Pipeline, installed
+from tests.cluster.pipeline import LOST, ONE_SCENARIO, RUN_S, SCENARIO, Pipeline, installed
 from tests.cluster.running import Running
 from tests.image.inside import RANDOM_UID
 from tests.sandbox.harness import Command, wait_for
@@ -23,6 +24,7 @@ _RANDOM = {"runAsUser": RANDOM_UID, "runAsGroup": 0, **_SECCOMP}
 _RESTRICTED = {"runAsNonRoot": True, **_SECCOMP}
 _BOOTED_S = 180.0
 _REPORTED_S = 120.0
+_LOST = 2
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +50,16 @@ def test_a_scenario_passes(pipeline: Pipeline, tmp_path: Path, pod: dict[str, ob
 
 
 def test_all_scenarios_by_the_bare_command(pipeline: Pipeline, tmp_path: Path) -> None:
-    """What a person types, who answers tkn's one question by Enter, measures all 12 scenarios, and each passes."""
+    """What a person types, who answers tkn's one question by Enter, measures all 12 scenarios, and all pass.
+
+    But for those that KubeVirt loses, which are errors.
+    """
     shown, code = pipeline.start_at_terminal()
     (run,) = set(re.findall(r"PipelineRun started: (\S+)", shown))
     verdicts = _asked(pipeline.verdicts(run, tmp_path / "fetched"))
-    assert (len(verdicts), set(verdicts.values()), code) == (12, {"pass"}, 0), (verdicts, shown[-5000:])
+    lost = set(re.findall(rf"error (\S+): {LOST}", shown))
+    assert verdicts == {scenario.id: "error" if scenario.id in lost else "pass" for scenario in scenarios()}, shown
+    assert (code, len(lost) <= _LOST) == (bool(lost), True)
     assert {one["spec"]["serviceAccountName"] for one in pipeline.pods(run)} == {tekton.ACCOUNT}
     assert {path.name for path in (tmp_path / "fetched").iterdir()} >= {"junit.xml", "report.html"}
     pipeline.until_nothing_is_left(run)

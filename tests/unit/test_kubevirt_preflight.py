@@ -353,6 +353,15 @@ def test_preflight_boots_a_guest(tmp_path: Path, capsys: pytest.CaptureFixture[s
         lab.require_nothing_left(but="window-renewal")
 
 
+def test_preflight_boots_a_guest_on_the_network_that_is_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A guest is tried on the network that `network up` made, which holds the NIC that another one would need."""
+    words = ("--testbed", "kubevirt", "--boot", "--guest-boot", "kernel", "--network", "linux-bridge")
+    with Lab(tmp_path) as lab:
+        assert _run(lab, "network", "up", "linux-bridge", "--nic", "eno2") == ExitCode.OK
+        code = _run(lab, "preflight", *words, "--nad", "linux-bridge=stuntime-linux-bridge")
+        assert code == ExitCode.OK, capsys.readouterr().out
+
+
 def test_networks_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`network up` and `down` may be repeated; up once more is the same network, down without one is no error."""
     with Lab(tmp_path) as lab:
