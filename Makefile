@@ -65,6 +65,7 @@ cluster-stop: install
 	$(BIN)/python -m tests.cluster down
 
 test-cluster: install
+	@sh tests/cluster/guest/install.sh
 	$(BIN)/python -m tests.cluster up && $(BIN)/pytest $(CLUSTER); code=$$?; $(BIN)/python -m tests.cluster down; exit $$code
 
 test-ssh: install
