@@ -97,7 +97,7 @@ class Pipeline:
         with pexpect.spawn(program, words, encoding="utf-8", timeout=_STARTED_S) as terminal:
             terminal.logfile_read = shown = StringIO()
             terminal.expect("optional workspace `results`")
-            terminal.sendline("")
+            terminal.send("\r")  # Enter, where the terminal is raw
             terminal.expect(pexpect.EOF, timeout=_ALL_S)
         return shown.getvalue(), terminal.exitstatus
 
