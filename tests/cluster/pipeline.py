@@ -28,6 +28,8 @@ RUN_S = 600.0
 #: KubeVirt 1.7 loses about one migration in twenty: its handlers race, and the VM has moved but the end is never told.
 LOST = "migration-timeout"
 _TRIES = 3
+# A terminal is asked where its cursor is, and says so.
+_WHERE, _HERE, _NO = r"\x1b\[6n", "\x1b[24;80R", "n\r"
 _ALL_S = 1800.0
 #: The defaults that this laboratory changes: no fedora here, and a spare NIC that another run may hold for a while.
 _LABORATORY = {
@@ -97,7 +99,9 @@ class Pipeline:
         with pexpect.spawn(program, words, encoding="utf-8", timeout=_STARTED_S) as terminal:
             terminal.logfile_read = shown = StringIO()
             terminal.expect("optional workspace `results`")
-            terminal.send("\r")  # Enter, where the terminal is raw
+            answers = (_HERE, _NO)  # to Enter alone tkn says yes
+            while (seen := terminal.expect([_WHERE, pexpect.TIMEOUT, "PipelineRun started"], timeout=1)) < len(answers):
+                terminal.send(answers[seen])
             terminal.expect(pexpect.EOF, timeout=_ALL_S)
         return shown.getvalue(), terminal.exitstatus
 

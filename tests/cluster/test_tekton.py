@@ -51,7 +51,7 @@ def test_a_scenario_passes(pipeline: Pipeline, tmp_path: Path, pod: dict[str, ob
 
 
 def test_all_scenarios_by_the_bare_command(pipeline: Pipeline, tmp_path: Path) -> None:
-    """What a person types, who answers tkn's one question by Enter, measures all 12 scenarios, and all pass.
+    """What a person types, who answers tkn's one question by `n`, measures all 12 scenarios, and all pass.
 
     But for those that KubeVirt loses, which are errors.
     """
