@@ -154,11 +154,3 @@ def test_no_color_and_pipes(tmp_path):
         told[name] = done.stdout
     assert b"\x1b[32m" in told["colour"]
     assert b"\x1b[32m" not in told["plain"]
-
-
-def test_a_run_is_resumed_on_its_own_testbed(tmp_path, capsys):
-    """`--resume` bears the --testbed of the run, which a person repeats from the command before, and no other one."""
-    for testbed, refused in (("ssh", True), ("kubevirt", False)):
-        output = plan(tmp_path / testbed, [SCENARIO], testbed=testbed)
-        assert main(["suite", "--testbed", "kubevirt", "--resume", str(output), "--kubeconfig", "none"]) != 0
-        assert ("goes on with the plan" in capsys.readouterr().err) is refused
