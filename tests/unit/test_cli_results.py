@@ -154,3 +154,13 @@ def test_no_color_and_pipes(tmp_path):
         told[name] = done.stdout
     assert b"\x1b[32m" in told["colour"]
     assert b"\x1b[32m" not in told["plain"]
+
+
+@pytest.mark.parametrize(("testbed", "refused"), [("ssh", True), ("kubevirt", False)])
+def test_a_run_is_resumed_on_its_own_testbed(tmp_path, testbed, refused):
+    """`--resume` bears the --testbed of the run, which a person repeats from the command before, and no other one."""
+    output = plan(tmp_path, [SCENARIO], testbed=testbed)
+    words = ("suite", "--testbed", "kubevirt", "--resume", str(output), "--kubeconfig", "none")
+    done = subprocess.run([sys.executable, "-m", "stuntime", *words], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert ("goes on with the plan" in done.stderr) is refused
