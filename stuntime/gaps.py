@@ -193,20 +193,24 @@ def _with_hidden(places: Sequence[_Place], timeline: Timeline, needed: int) -> l
     A reply is noted late by a VM that got no processor, at most by what its round trip is longer than the shortest; the
     distance after it is then too short, and silence hides there.
     """
-    answers = timeline.answers
+    if not places:
+        return []
+    answers, spacing_s = timeline.answers, timeline.spacing_s
     shortest_s = min(answer.rtt_s or 0.0 for answer in answers)
     gaps = {place.index: place for place in places}
     found: list[_Place] = []
-    for index, (before, after) in enumerate(pairwise(answers)):
+    for index in range(places[0].index, len(answers) - 1):
+        before, after = answers[index], answers[index + 1]
+        late_s = (before.rtt_s or 0.0) - shortest_s
+        slow_sender = timeline.initiator == "static" and (after.rtt_s or 0.0) < spacing_s
         if index in gaps:
             found.append(gaps[index])
         elif (
-            found
-            and after.time - before.time + (before.rtt_s or 0.0) - shortest_s >= SILENT_SPACINGS * timeline.spacing_s
+            after.time - before.time + late_s >= SILENT_SPACINGS * spacing_s
+            and not slow_sender
+            and not _is_lasting(answers, found[-1].index + 1, index, needed)
         ):
-            slow_sender = timeline.initiator == "static" and (after.rtt_s or 0.0) < timeline.spacing_s
-            if not slow_sender and not _is_lasting(answers, found[-1].index + 1, index, needed):
-                found.append(_Place(index, 0, 0))
+            found.append(_Place(index, 0, 0))
     return found
 
 
