@@ -90,7 +90,7 @@ class Pipeline:
                 break
         return name, told
 
-    def start_at_terminal(self) -> tuple[str, int]:
+    def run_at_terminal(self) -> tuple[str, int]:
         """Run it to its end as a person does at a terminal, with nothing but defaults.
 
         Return what was shown, and tkn's exit code.

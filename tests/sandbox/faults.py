@@ -192,10 +192,10 @@ class NeverBoots(Disturbed):
 
     def make_vm(self, vm: VirtualMachine, machine: Machine, network: Network, node: str) -> Vm:
         """Name a first program that does not exist, and do not wait as long as one would for a kernel that hangs."""
-        testbed._BOOT_S = 60.0
-        if network.name == LinuxBridge.name:
-            hangs = self.scenario.path == "from-static-node"
-            testbed._BOOT_S = _PATIENCE_S if hangs else 60.0
+        on_bridge = network.name == LinuxBridge.name
+        hangs = on_bridge and self.scenario.path == "from-static-node"
+        testbed._BOOT_S = _PATIENCE_S if hangs else 60.0
+        if on_bridge:
             panic = 0 if hangs else -1
             machine = replace(machine, command_line=f"console=ttyS0 rdinit=/nothing panic={panic}")
         return super().make_vm(vm, machine, network, node)
