@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pexpect
 import yaml
 
 from stuntime.kubevirt.kinds import RUN_LABEL
@@ -28,8 +26,6 @@ RUN_S = 600.0
 #: KubeVirt 1.7 loses about one migration in twenty: its handlers race, and the VM has moved but the end is never told.
 LOST = "migration-timeout"
 _TRIES = 3
-# A terminal is asked where its cursor is, and says so.
-_WHERE, _HERE, _NO = r"\x1b\[6n", "\x1b[24;80R", "n\r"
 _ALL_S = 1800.0
 #: The defaults that this laboratory changes: no fedora here, and a spare NIC that another run may hold for a while.
 _LABORATORY = {
@@ -45,9 +41,7 @@ ONE_SCENARIO = {"networks": "linux-bridge", "paths": "from-static-node", "initia
 SCENARIO = "linux-bridge.from-static-node.static.ipv4"
 
 _SHIPPED = ("kustomization.yaml", "namespace.yaml", "tasks", "pipelines")
-#: What a person gives it at a terminal; where nobody can answer, tkn must not ask for the optional workspace.
 TKN = ("--use-param-defaults", "--showlog", "-E")
-_UNATTENDED = (*TKN, "--skip-optional-workspace", "-s", ACCOUNT)
 _LEFT = "vm,vmi,vmim,net-attach-def"
 _STARTED_S = 60.0
 
@@ -69,7 +63,7 @@ class Pipeline:
             template = folder / "pod.yaml"
             template.write_text(json.dumps({"securityContext": pod}))
             given += ["--pod-template", str(template)]
-        argv = self.tkn("pipeline", "start", PIPELINE, *_UNATTENDED, "--prefix-name", prefix, *given, *options)
+        argv = self.tkn("pipeline", "start", PIPELINE, *TKN, "-s", ACCOUNT, "--prefix-name", prefix, *given, *options)
         command = Command(argv, folder, {})
         self.lab.started(command)
 
@@ -90,20 +84,31 @@ class Pipeline:
                 break
         return name, told
 
-    def run_at_terminal(self) -> tuple[str, int]:
-        """Run it to its end as a person does at a terminal, with nothing but defaults.
+    def run_by_the_bare_command(self) -> Finished:
+        """Run it to its end with nothing but defaults, and nobody to answer a question; return what tkn said."""
+        command = Command(self.tkn("pipeline", "start", PIPELINE, *TKN), self._folder(), {})
+        self.lab.started(command)
+        return ended(command, _ALL_S)
 
-        Return what was shown, and tkn's exit code.
-        """
-        program, *words = self.tkn("pipeline", "start", PIPELINE, *TKN)
-        with pexpect.spawn(program, words, encoding="utf-8", timeout=_STARTED_S) as terminal:
-            terminal.logfile_read = shown = StringIO()
-            terminal.expect("optional workspace `results`")
-            answers = (_HERE, _NO)  # to Enter alone tkn says yes
-            while (seen := terminal.expect([_WHERE, pexpect.TIMEOUT, "PipelineRun started"], timeout=1)) < len(answers):
-                terminal.send(answers[seen])
-            terminal.expect(pexpect.EOF, timeout=_ALL_S)
-        return shown.getvalue(), terminal.exitstatus
+    def give_volume(self, claim: str, path: str) -> None:
+        """Give the pipeline its workspace, and a claim of a folder that is on each node, for anybody to write to."""
+        patch = ("--type=json", f"--patch-file={ROOT / 'pipelines' / 'results-workspace.yaml'}")
+        self.lab.kubectl("patch", "pipeline", PIPELINE, *patch)
+        size, modes = {"storage": "1Gi"}, ["ReadWriteOnce"]
+        volume = {"capacity": size, "accessModes": modes, "hostPath": {"path": path}, "storageClassName": ""}
+        claimed = {"resources": {"requests": size}, "accessModes": modes, "storageClassName": "", "volumeName": claim}
+        made = (
+            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": claim}, "spec": volume},
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "metadata": {"name": claim, "namespace": self.lab.namespace},
+                "spec": claimed,
+            },
+        )
+        self.lab.cluster.kubectl("create", "-f", "-", stdin=_listed(made))
+        for node in self.lab.cluster.nodes:
+            self.lab.cluster.on(node, "install", "--directory", "--mode=777", path)
 
     def cancel(self, run: str) -> None:
         """Cancel a run as the README says, so that it is still reported."""

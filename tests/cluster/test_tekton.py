@@ -51,17 +51,18 @@ def test_a_scenario_passes(pipeline: Pipeline, tmp_path: Path, pod: dict[str, ob
 
 
 def test_all_scenarios_by_the_bare_command(pipeline: Pipeline, tmp_path: Path) -> None:
-    """What a person types, who answers tkn's one question by `n`, measures all 12 scenarios, and all pass.
+    """What a person or a job types measures all 12 scenarios, and all pass.
 
     But for those that KubeVirt loses or that noise makes invalid, which are errors.
     """
-    shown, code = pipeline.run_at_terminal()
+    told = pipeline.run_by_the_bare_command()
+    shown = told.stdout
     (run,) = set(re.findall(r"PipelineRun started: (\S+)", shown))
     verdicts = _asked(pipeline.verdicts(run, tmp_path / "fetched"))
     lost = set(re.findall(rf"error (\S+): (?:{LOST}|invalid: )", shown))
     assert verdicts == {scenario.id: "error" if scenario.id in lost else "pass" for scenario in scenarios()}, shown
     assert len(lost) <= _MOST_LOST
-    assert code == bool(lost)
+    assert told.code == bool(lost)
     assert {one["spec"]["serviceAccountName"] for one in pipeline.pods(run)} == {tekton.ACCOUNT}
     assert {path.name for path in (tmp_path / "fetched").iterdir()} >= {"junit.xml", "report.html"}
     pipeline.until_nothing_is_left(run)
@@ -154,6 +155,25 @@ def test_two_runs_at_once_do_not_disturb_each_other(pipeline: Pipeline) -> None:
     assert sum('"event": "nic.waiting"' in told.stdout for _, told in ends) == 1
     for run, _ in ends:
         pipeline.until_nothing_is_left(run)
+
+
+def test_a_volume_gets_the_report(cluster: Running, tmp_path: Path) -> None:
+    """Where the pipeline is patched to have a workspace, JUnit, page and evidence are in its volume, too."""
+    name, path = "tekton-volume", f"/var/tmp/{tmp_path.name}"
+    try:
+        with installed(cluster, name, tmp_path / "volume", enforce="baseline") as pipeline:
+            pipeline.give_volume(name, path)
+            run, told = pipeline.run("-w", f"name=results,claimName={name}", params=ONE_SCENARIO)
+            assert told.code == 0, told.stdout
+            (report,) = [one for one in pipeline.pods(run) if one["metadata"]["name"].endswith("-report-pod")]
+            node = report["spec"]["nodeName"]
+            found = cluster.on(node, "find", f"{path}/results-{run}", "-type", "f").split()
+            assert {Path(one).name for one in found} >= {"junit.xml", "report.html", f"{SCENARIO}.json", "ping.log"}
+            pipeline.until_nothing_is_left(run)
+    finally:
+        cluster.kubectl("delete", "--ignore-not-found", "persistentvolume", name)
+        for node in cluster.nodes:
+            cluster.on(node, "rm", "-rf", path)
 
 
 def test_our_pods_are_restricted(cluster: Running, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import yaml
 ROOT = Path(__file__).parents[2]
 TASKS = sorted((ROOT / "tasks").glob("stuntime-*/*.yaml"))
 PIPELINE = ROOT / "pipelines" / "stuntime.yaml"
-#: What `tkn --pod-template` reads is a part of an object, and no object.
-PARTS = ("pod-template.yaml",)
+#: What gives the pipeline a workspace.
+WORKSPACE = ROOT / "pipelines" / "results-workspace.yaml"
+#: What is no object: what `tkn --pod-template` reads, and a patch.
+PARTS = ("pod-template.yaml", WORKSPACE.name)
 OBJECTS = sorted(
     file
     for folder in ("tasks", "pipelines")

@@ -42,7 +42,7 @@ def no_array(pipeline: dict[str, Any], _tasks: dict[str, Any]) -> None:
 
 
 def no_such_workspace(pipeline: dict[str, Any], _tasks: dict[str, Any]) -> None:
-    step(pipeline, "report")["workspaces"][0]["workspace"] = "outcome"
+    step(pipeline, "report")["workspaces"] = [{"name": "results", "workspace": "outcome"}]
 
 
 def workspace_needed(pipeline: dict[str, Any], _tasks: dict[str, Any]) -> None:
