@@ -55,16 +55,15 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         help=f"a comma list of {', '.join(NETWORKS)} or, on other platforms, of those of the inventory (default: all)",
     )
     for option, known, default in (
-        ("path", PATHS, PATHS),
-        ("initiator", INITIATORS, INITIATORS),
-        ("ip-family", IP_FAMILIES, None),
+        ("path", PATHS, "all that there are nodes for"),
+        ("initiator", INITIATORS, "all"),
+        ("ip-family", IP_FAMILIES, "ipv4"),
     ):
         parser.add_argument(
             f"--{option}",
             type=words(known),
-            default=default,
             metavar="LIST",
-            help=f"a comma list of {', '.join(known)} (default: {'ipv4' if default is None else 'all'})",
+            help=f"a comma list of {', '.join(known)} (default: {default})",
         )
 
 
@@ -122,8 +121,8 @@ def selected(arguments: argparse.Namespace) -> list[Scenario]:
         scenario
         for scenario in offered
         if scenario.network in (arguments.network or families)
-        and scenario.path in arguments.path
-        and scenario.initiator in arguments.initiator
+        and scenario.path in (arguments.path or PATHS)
+        and scenario.initiator in (arguments.initiator or INITIATORS)
         and scenario.ip_family
         in (arguments.ip_family or (IP_FAMILIES if arguments.selection else [min(families[scenario.network])]))
     ]
@@ -143,7 +142,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     scenario = Scenario.parse(arguments.scenario)
     with _told_in_brief(arguments.result_file, scenario), cli_pipeline.policy(arguments):
-        root, code = _measured(arguments, arguments.testbed, lambda: _new_output(arguments, [scenario]))
+        root, code = _measured(arguments, arguments.testbed, lambda *_: _new_output(arguments, [scenario]))
         errors = [found.result.error for found in load([root]).documents if found.result.error]
         if arguments.result_file is not None:
             brief.write(arguments.result_file, brief.of_scenario(root, scenario.id))
@@ -173,9 +172,14 @@ def _suite(arguments: argparse.Namespace) -> int:
             arguments.capture = resumed.plan.capture
             thresholds = cli_results.read_policy(arguments)[0].thresholds_file
             thresholds.require_used(map(Scenario.parse, resumed.plan.scenarios))
-            return _measured(arguments, resumed.plan.testbed, lambda: resumed)[1]
+            return _measured(arguments, resumed.plan.testbed, lambda *_: resumed)[1]
         planned = measuring_order(selected(arguments))
-        return _measured(arguments, arguments.testbed, lambda: _new_output(arguments, planned))[1]
+        asked = arguments.path or arguments.selection  # what was asked for by name and cannot be is an error of its own
+
+        def opened(*falling_away: str) -> "OutputDirectory":
+            return _new_output(arguments, [one for one in planned if asked or one.path not in falling_away])
+
+        return _measured(arguments, arguments.testbed, opened)[1]
 
 
 def _require_plain(arguments: argparse.Namespace, testbed: str) -> None:
@@ -205,7 +209,9 @@ def _given(arguments: argparse.Namespace, options: Container[str]) -> list[str]:
     return [f"--{name.replace('_', '-')}" for name in differing]
 
 
-def _measured(arguments: argparse.Namespace, testbed: str, opened: "Callable[[], OutputDirectory]") -> tuple[Path, int]:
+def _measured(
+    arguments: argparse.Namespace, testbed: str, opened: "Callable[..., OutputDirectory]"
+) -> tuple[Path, int]:
     """Measure on the testbed what an output directory plans; return the directory's path and the exit code."""
     policy = cli_results.read_policy(arguments)  # before an hour of measuring
     _require_own(arguments, testbed)

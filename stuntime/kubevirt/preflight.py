@@ -64,6 +64,11 @@ class Found:
         """Whether it can be measured here."""
         return all(check.fit for check in self.checks)
 
+    @property
+    def without_nodes(self) -> tuple[str, ...]:
+        """The paths that there are too few nodes for."""
+        return () if len(self.nodes) >= _NODES_FOR_ALL else ("between-other-nodes",)
+
     def require(self) -> "Found":
         """Return itself; raise UnfitError with all that is not fit."""
         bad = [check for check in self.checks if not check.fit]
