@@ -107,9 +107,10 @@ def add_commands(commands: Any, command: Command) -> None:
     cli_cluster.add_options(cleanup)
 
 
-def measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirectory]") -> "tuple[OutputDirectory, int]":
+def measured(arguments: argparse.Namespace, opened: "Callable[..., OutputDirectory]") -> "tuple[OutputDirectory, int]":
     """Measure what an output directory plans, opened when the cluster is known to be fit; return it and the exit code.
 
+    It is opened with the paths that there are too few nodes for, which nobody has to plan.
     Raise a StuntimeError when nothing could be begun.
     """
     from stuntime.kubevirt import preflight
@@ -129,7 +130,7 @@ def measured(arguments: argparse.Namespace, opened: "Callable[[], OutputDirector
         for check in found.checks:
             if check.note:
                 print(f"stuntime: note: {check.note}", file=sys.stderr)
-        output = opened()
+        output = opened(*found.without_nodes)
         settings = replace(settings, run=output.plan.run)
         return output, guarded(lambda: _inside(arguments, api, settings, found, output))
 
@@ -220,34 +221,49 @@ def _tried(arguments: argparse.Namespace, api: "Api", settings: "Settings", foun
 
 
 def _network(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments, arguments.run)
+    if arguments.network in settings.networks.nads:
+        raise UsageError("a NAD by name is there already", "leave --nad out: it is for measuring")
+    if arguments.action == "down":
+        _network_down(cli_cluster.client(arguments), settings, arguments.network)
+    else:
+        with cli_cluster.connected(arguments) as api:
+            _network_up(api, settings, arguments.network)
+    return ExitCode.OK
+
+
+def _network_up(api: "Api", settings: "Settings", network: str) -> None:
     from stuntime.kubevirt import networks, preflight
     from stuntime.kubevirt.manifests import run_labels
     from stuntime.kubevirt.window import Window
 
-    with cli_cluster.connected(arguments) as api:
-        settings = _settings(arguments, arguments.run)
-        if arguments.network in settings.networks.nads:
-            raise UsageError("a NAD by name is there already", "leave --nad out: it is for measuring")
-        window = Window(api, namespace=settings.window_namespace, run=settings.run_name)
-        if arguments.action == "down":
-            plan = networks.Plan(arguments.network, "", None, None)
-            nic = networks.nic_of(api, plan)
-            _remove_vms(api, settings)
-            networks.down(api, plan)
-            if nic:
-                window.give_nic(nic, settings.holder)
-            print(f"{plan.name} is gone")
-            return ExitCode.OK
-        found = preflight.examine(api, settings, [arguments.network], (), pull=False).require()
-        if found.nic is None:
-            raise UnfitError("no spare NIC is known", "name one with --nic", reason="nic-missing")
-        plan = networks.plan(arguments.network, settings.networks, found.nic)
-        window.take_nic(found.nic, settings.holder, duration_s=_HOLD_S, wait_s=settings.networks.nic_wait_s)
-        with window.provisioning(f"network {arguments.network}"):
-            made = networks.up(api, plan, [node.name for node in found.nodes], run_labels(settings.run_name))
-        print(f"{made.nad} is up on {found.nic} of {', '.join(node.name for node in found.nodes)}")
-        print(f"measure with --nad {arguments.network}={plan.name}")
-    return ExitCode.OK
+    found = preflight.examine(api, settings, [network], (), pull=False).require()
+    if found.nic is None:
+        raise UnfitError("no spare NIC is known", "name one with --nic", reason="nic-missing")
+    plan = networks.plan(network, settings.networks, found.nic)
+    window = Window(api, namespace=settings.window_namespace, run=settings.run_name)
+    before = networks.nic_of(api, plan) or found.nic  # one that is up on another NIC is somebody's until that is given
+    for nic in dict.fromkeys((before, found.nic)):
+        window.take_nic(nic, settings.holder, duration_s=_HOLD_S, wait_s=settings.networks.nic_wait_s)
+    with window.provisioning(f"network {network}"):
+        made = networks.up(api, plan, found.nodes, run_labels(settings.run_name))
+    if before != found.nic:
+        window.give_nic(before, settings.holder)
+    print(f"{made.nad} is up on {found.nic} of {', '.join(node.name for node in found.nodes)}")
+    print(f"measure with --nad {network}={plan.name}")
+
+
+def _network_down(api: "Api", settings: "Settings", network: str) -> None:
+    from stuntime.kubevirt import networks
+    from stuntime.kubevirt.window import Window
+
+    plan = networks.Plan(network, "", None, None)
+    nic = networks.nic_of(api, plan)
+    _remove_vms(api, settings)
+    networks.down(api, plan)
+    if nic:
+        Window(api, namespace=settings.window_namespace, run=settings.run_name).give_nic(nic, settings.holder)
+    print(f"{plan.name} is gone")
 
 
 def _remove_vms(api: "Api", settings: "Settings") -> None:
@@ -268,27 +284,26 @@ def _cleanup(arguments: argparse.Namespace) -> int:
 
     from stuntime.kubevirt import cleanup, collect
 
-    with cli_cluster.connected(arguments) as api:
-        run = _settings_run(arguments.run)
-        if arguments.run and arguments.settle:
-            collect.settle(api, arguments.run, arguments.settle)
-        found, unseen = cleanup.leftovers(
-            api,
-            run=run,
-            older_than_s=arguments.older_than,
-            now=time.time(),
-            window_namespace=arguments.window_namespace,
-            results=arguments.results,
-        )
-        for one in found:
-            print(_in_a_line(one))
-        for kind in unseen:
-            print(f"stuntime: not looked for: {kind}", file=sys.stderr)
-        if not found:
-            print("nothing of ours is there")
-        elif not arguments.dry_run and (arguments.yes or not sys.stdin.isatty() or _confirmed(len(found))):
-            cleanup.remove(api, found)
-            print(f"{len(found)} objects removed")
+    api = cli_cluster.client(arguments)
+    if arguments.run and arguments.settle:
+        collect.settle(api, arguments.run, arguments.settle)
+    found, unseen = cleanup.leftovers(
+        api,
+        run=_settings_run(arguments.run),
+        older_than_s=arguments.older_than,
+        now=time.time(),
+        window_namespace=arguments.window_namespace,
+        results=arguments.results,
+    )
+    for one in found:
+        print(_in_a_line(one))
+    for kind in unseen:
+        print(f"stuntime: not looked for: {kind}", file=sys.stderr)
+    if not found:
+        print("nothing of ours is there")
+    elif not arguments.dry_run and (arguments.yes or not sys.stdin.isatty() or _confirmed(len(found))):
+        cleanup.remove(api, found)
+        print(f"{len(found)} objects removed")
     return ExitCode.TESTBED if any(kind.matters for kind in unseen) else ExitCode.OK
 
 

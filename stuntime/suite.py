@@ -49,7 +49,8 @@ def run_plan(
     for network, wave in groupby(todo, key=lambda item: item[0].network):
         items = list(wave)
         try:
-            with testbed.network(network):
+            scenario, repetition = items[0]
+            with testbed.network(network, output.evidence(scenario.id, repetition)):
                 if together is None:
                     run.measure_all(items)
                 else:
@@ -58,6 +59,7 @@ def run_plan(
             if error.reason == "output-not-writable":
                 raise
             # The network did not come up, or not down: what it was needed for is told, and the next one has its turn.
+            # Why it did not is in the evidence of the first of them.
             log.warning("network.failed", network=network, reason=error.reason, message=str(error))
             run.tell_failed(items, error)
 
@@ -116,9 +118,10 @@ class _Run:
 
     def tell_failed(self, items: Iterable[_Item], error: StuntimeError) -> None:
         """Write for each measurement that has no result yet why there is none."""
-        for scenario, repetition in items:
+        for number, (scenario, repetition) in enumerate(items):
             if (scenario, repetition) not in self._told:
-                self.output.evidence(scenario.id, repetition)
+                if number:
+                    self.output.evidence(scenario.id, repetition)
                 self._tell(failed(scenario, self.options, error, run=self.output.plan.run, repetition=repetition))
 
     def _tell(self, result: Result) -> None:

@@ -83,8 +83,11 @@ class Testbed(Protocol):
     def now(self) -> float:
         """Return the time in epoch seconds, in a clock that never steps."""
 
-    def network(self, name: str) -> AbstractContextManager[None]:
-        """Hold a network up; at the end its VMs and all that was made for it are gone."""
+    def network(self, name: str, evidence: Path) -> AbstractContextManager[None]:
+        """Hold a network up; at the end its VMs and all that was made for it are gone.
+
+        When it does not come up, what helps to understand it is written into the folder.
+        """
 
     def pair(self, scenario: Scenario, evidence: Path) -> AbstractContextManager[Pair]:
         """Hold the two VMs of a scenario, booted, each on a node. A pair may be used again by the next measurement.

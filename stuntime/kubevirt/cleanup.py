@@ -118,7 +118,7 @@ def remove(api: Api, found: Sequence[Leftover]) -> None:
     names = {one.name for one in found if one.kind in _NETWORKS}
     for network in NETWORKS:
         made = networks.Plan(network, "", None, None)
-        if made.name in names:
+        if any(networks.is_part(name, made) for name in names):
             try:
                 networks.down(api, made)
                 _log.info("cleanup.removed", kind="network", name=network)

@@ -10,7 +10,7 @@ import structlog
 
 from stuntime.errors import StuntimeError
 from stuntime.kubevirt.api import Api
-from stuntime.kubevirt.kinds import EVENT, NNCE, NNS, POD, VM, VMI, VMIM, Kind, Object
+from stuntime.kubevirt.kinds import EVENT, NAD, NNCE, NNCP, NNS, POD, VM, VMI, VMIM, Kind, Object
 
 _log = structlog.get_logger()
 
@@ -20,7 +20,7 @@ _OBJECTS = 2 << 20
 _LOG = 256 << 10
 _INSPECTED = 8 << 20
 _LAUNCHERS = "kubevirt.io=virt-launcher"
-_KINDS = ((VM, ""), (VMI, ""), (VMIM, ""), (POD, _LAUNCHERS), (EVENT, ""), (NNS, ""), (NNCE, ""))
+_KINDS = ((VM, ""), (VMI, ""), (VMIM, ""), (POD, _LAUNCHERS), (EVENT, ""), (NAD, ""), (NNS, ""), (NNCP, ""), (NNCE, ""))
 
 
 def diagnose(

@@ -1,7 +1,7 @@
 """The objects that are made of a VM: pure functions from settings to JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from stuntime.kubevirt.kinds import RUN_LABEL, SECRET, VM, VMIM, Object
 from stuntime.kubevirt.settings import Guest
@@ -19,6 +19,7 @@ def virtual_machine(
     guest: Guest,
     *,
     hostname: str,
+    hostnames: Sequence[str],
     nad: str,
     mac: str,
     addresses: Mapping[str, str],
@@ -26,14 +27,15 @@ def virtual_machine(
     labels: Mapping[str, str],
     owners: list[Object],
 ) -> Object:
-    """Return a VM with one NIC, on the network measured, that would like to run on a node but may go to any.
+    """Return a VM with one NIC, on the network measured, that would like to run on one node and may go to some others.
 
-    `addresses` are with prefix, by ip family; `hostname` is the node's label, `nad` the network as NAMESPACE/NAME.
+    `addresses` are with prefix, by ip family; `hostname` is the label of the node it is for, `hostnames` are those of
+    all nodes that have the network; `nad` is the network as NAMESPACE/NAME.
     A VM that ends does not start again: its end is a failure of the measurement.
     """
-    preferred = {
-        "weight": 100,
-        "preference": {"matchExpressions": [{"key": HOSTNAME, "operator": "In", "values": [hostname]}]},
+    affinity = {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [_one_of(hostnames)]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": _one_of([hostname])}],
     }
     domain: Object = {
         "cpu": {"cores": 1},
@@ -62,7 +64,7 @@ def virtual_machine(
         ]
     instance: Object = {
         "terminationGracePeriodSeconds": 0,
-        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}},
+        "affinity": {"nodeAffinity": affinity},
         "domain": domain,
         "networks": [{"name": MEASURED, "multus": {"networkName": nad}}],
         "volumes": volumes,
@@ -70,6 +72,10 @@ def virtual_machine(
     made = VM.object(name, labels=dict(labels), owners=owners)
     template = {"metadata": {"labels": made["metadata"]["labels"]}, "spec": instance}
     return {**made, "spec": {"runStrategy": "Once", "template": template}}
+
+
+def _one_of(hostnames: Sequence[str]) -> Object:
+    return {"matchExpressions": [{"key": HOSTNAME, "operator": "In", "values": list(hostnames)}]}
 
 
 def network_data(mac: str, addresses: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The networks on a cluster: made on a spare NIC of every node by NMState, or found by the name of a NAD.
+"""The networks on a cluster: made on a spare NIC of the nodes by NMState, or found by the name of a NAD.
 
 The objects are those that OpenShift Virtualization documents for a Linux bridge and an OVN localnet.
 """
@@ -6,7 +6,7 @@ The objects are those that OpenShift Virtualization documents for a Linux bridge
 import json
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ import structlog
 
 from stuntime.errors import TestbedError, UnfitError, UsageError
 from stuntime.kubevirt.api import Api, ApiError, ConflictError
-from stuntime.kubevirt.kinds import CUDN, NAD, NNCE, NNCP, Object, condition
+from stuntime.kubevirt.cluster import Node
+from stuntime.kubevirt.kinds import CUDN, NAD, NNCE, NNCP, OURS, Object, condition, selector
+from stuntime.kubevirt.manifests import HOSTNAME
 from stuntime.kubevirt.settings import NetworkSettings
 from stuntime.scenario import NETWORKS
 
@@ -22,9 +24,11 @@ _log = structlog.get_logger()
 
 _CONFIGURED_S = 480.0  # NMState gives a node four minutes, and nodes go one after the other
 _NAD_S = 60.0
-_POLICY_LABEL, _NODE_LABEL = "nmstate.io/policy", "nmstate.io/node"
+_POLICY_LABEL = "nmstate.io/policy"
+_NETWORK_LABEL = "stuntime.io/network"
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
-_LONGEST_NAME = 15
+_LONGEST_INTERFACE = 15
+_LONGEST_LABEL = 63  # NMState labels a node's enactment with the name of its policy
 #: What a NAD's configuration says of itself and nothing of the network.
 _OF_ITSELF = ("name", "netAttachDefName")
 
@@ -40,7 +44,10 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a network is made on a NIC: `policy` is of NMState, `bridge` its interface on the nodes."""
+    """How a network is made on a NIC: `bridge` is its interface on the nodes, each of which gets a policy of its own.
+
+    So the nodes that are not measured on keep what they have.
+    """
 
     network: str
     nic: str
@@ -49,17 +56,22 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """What its objects are called."""
+        """What its objects are called; the policy of a node has the node's name behind it."""
         return f"stuntime-{self.network}"
 
     @property
     def bridge(self) -> str:
         """The interface on the nodes; the kernel takes 15 characters."""
-        whole = f"st-{self.nic}"
-        return whole if len(whole) <= _LONGEST_NAME else f"st-{zlib.crc32(self.nic.encode()):08x}"
+        return _named("st-", self.nic, _LONGEST_INTERFACE)
 
-    def policy(self, *, up: bool) -> Object:
-        """Return the desired state of each node."""
+    def policy(self, node: Node, labels: Mapping[str, str]) -> Object:
+        """Return the policy that makes the network on a node."""
+        name = _named(f"{self.name}-", node.name, _LONGEST_LABEL)
+        spec = {"nodeSelector": {HOSTNAME: node.hostname}, "desiredState": self.desired_state(up=True)}
+        return NNCP.object(name, labels={**labels, _NETWORK_LABEL: self.network}, spec=spec)
+
+    def desired_state(self, *, up: bool) -> Object:
+        """Return the desired state of a node, in the terms of NMState."""
         interface: Object = {"name": self.bridge, "type": self._type, "state": "up" if up else "absent"}
         desired: Object = {"interfaces": [interface]}
         if up:
@@ -121,13 +133,18 @@ def plan(network: str, settings: NetworkSettings, nic: str) -> Plan:
     return Plan(network, nic, settings.vlan, settings.mtu)
 
 
-def up(api: Api, made: Plan, nodes: Sequence[str], labels: Mapping[str, str]) -> Attachment:
-    """Make a network and wait until every node has it; return how VMs are attached to it.
+def up(api: Api, made: Plan, nodes: Sequence[Node], labels: Mapping[str, str]) -> Attachment:
+    """Make a network and wait until every one of the nodes has it; return how VMs are attached to it.
 
-    Raise UnfitError, with the policy's own words, when a node cannot be configured.
+    One that is up on another NIC, of a run that was killed, is taken away first. Raise UnfitError, with NMState's own
+    words, when a node cannot be configured.
     """
-    _apply(api, NNCP, NNCP.object(made.name, labels=dict(labels), spec={"desiredState": made.policy(up=True)}))
-    _wait_configured(api, made.name, nodes)
+    if nic_of(api, made) not in (None, made.nic):
+        down(api, made)
+    policies = {node.name: made.policy(node, labels) for node in nodes}
+    for policy in policies.values():
+        _apply(api, NNCP, policy)
+    _wait_configured(api, made, {f"{node}.{policy['metadata']['name']}" for node, policy in policies.items()})
     if made.network == "ovn-localnet" and api.serves(CUDN.api_version):
         found = api.get(NAD, made.name)
         if found is not None and not found["metadata"].get("ownerReferences"):
@@ -153,26 +170,33 @@ def down(api: Api, made: Plan, *, timeout_s: float = _CONFIGURED_S) -> None:
     if api.serves(CUDN.api_version) and api.delete(CUDN, made.name, grace_s=None):
         api.wait(CUDN, made.name, lambda found: found is None, timeout_s=_NAD_S, what=f"the end of {made.name}")
     api.delete(NAD, made.name, grace_s=None)
-    found = api.get(NNCP, made.name)
-    if found is None:
-        return
-    bridge = next((one["name"] for one in found["spec"]["desiredState"].get("interfaces", [])), made.bridge)
-    gone = made.policy(up=False)
-    gone["interfaces"][0]["name"] = bridge
-    for mapping in gone.get("ovn", {}).get("bridge-mappings", ()):
-        mapping["bridge"] = bridge
-    _change(api, found, {"spec": {"desiredState": gone}})
-    _wait_configured(api, made.name, _enacted(api, made.name), timeout_s=timeout_s)
-    api.delete(NNCP, made.name, grace_s=None)
+    policies = _policies(api, made)
+    for found in policies:
+        bridge = next((one["name"] for one in found["spec"]["desiredState"].get("interfaces", [])), made.bridge)
+        gone = made.desired_state(up=False)
+        gone["interfaces"][0]["name"] = bridge
+        for mapping in gone.get("ovn", {}).get("bridge-mappings", ()):
+            mapping["bridge"] = bridge
+        _change(api, found, {"spec": {"desiredState": gone}})
+    if policies:
+        enacted = {one["metadata"]["name"] for one in api.find(NNCE, labels=_enactments_of(policies))}
+        _wait_configured(api, made, enacted, timeout_s=timeout_s)
+    for found in policies:
+        api.delete(NNCP, found["metadata"]["name"], grace_s=None)
 
 
 def nic_of(api: Api, made: Plan) -> str | None:
     """Return the NIC that a network which is up was made on; None when that is not known."""
-    found = api.get(NNCP, made.name)
-    for interface in (found or {}).get("spec", {}).get("desiredState", {}).get("interfaces") or ():
-        for port in (interface.get("bridge") or {}).get("port") or ():
-            return str(port["name"])
+    for found in _policies(api, made):
+        for interface in found["spec"]["desiredState"].get("interfaces") or ():
+            for port in (interface.get("bridge") or {}).get("port") or ():
+                return str(port["name"])
     return None
+
+
+def is_part(name: str, made: Plan) -> bool:
+    """Tell whether an object's name is one of the network's."""
+    return name == made.name or name.startswith(f"{made.name}-")
 
 
 def nic_below(api: Api, network: str, nad: str) -> str | None:
@@ -243,6 +267,20 @@ def _addressed(interface: Object) -> bool:
     )
 
 
+def _named(prefix: str, name: str, longest: int) -> str:
+    """Return a name with its prefix, or with its checksum where both are too long."""
+    whole = f"{prefix}{name}"
+    return whole if len(whole) <= longest else f"{prefix}{zlib.crc32(name.encode()):08x}"
+
+
+def _policies(api: Api, made: Plan) -> list[Object]:
+    return api.find(NNCP, labels=selector({**OURS, _NETWORK_LABEL: made.network}))
+
+
+def _enactments_of(policies: Sequence[Object]) -> str:
+    return f"{_POLICY_LABEL} in ({','.join(one['metadata']['name'] for one in policies)})"
+
+
 def _apply(api: Api, kind: Any, wanted: Object) -> None:
     """Create an object, or make the one of an earlier run what is wanted now."""
     try:
@@ -269,40 +307,39 @@ def _change(api: Api, found: Object, patch: Object) -> None:
         api.merge(NNCP, name, {"spec": {"maxUnavailable": 2 if found["spec"].get("maxUnavailable") == 1 else 1}})
 
 
-def _wait_configured(api: Api, policy: str, nodes: Sequence[str], *, timeout_s: float = _CONFIGURED_S) -> None:
-    """Wait until each node has enacted the policy as it is now; raise UnfitError when one cannot."""
-    found = api.get(NNCP, policy)
-    generation = found["metadata"]["generation"] if found else 0
+def _wait_configured(api: Api, made: Plan, enactments: Collection[str], *, timeout_s: float = _CONFIGURED_S) -> None:
+    """Wait until nodes have enacted their policies as they are now; raise UnfitError when one cannot.
+
+    `enactments` are the names of what is waited for: each is a node's and, after a dot, its policy's.
+    """
+    policies = _policies(api, made)
+    generations = {one["metadata"]["name"]: one["metadata"]["generation"] for one in policies}
     deadline = time.monotonic() + timeout_s
-    waiting = set(nodes)
-    for state in api.states(NNCE, deadline, labels=f"{_POLICY_LABEL}={policy}"):
-        current = (one for one in state.values() if (one.get("status") or {}).get("policyGeneration") == generation)
-        enacted = {one["metadata"]["name"].removesuffix(f".{policy}"): one for one in current}
-        for node, one in enacted.items():
+    waiting = set(enactments)
+    for state in api.states(NNCE, deadline, labels=_enactments_of(policies)):
+        current = {}
+        for name, one in state.items():
+            policy = one["metadata"]["labels"][_POLICY_LABEL]
+            if (one.get("status") or {}).get("policyGeneration") != generations[policy]:
+                continue
+            current[name] = one
             failing = condition(one, "Failing")
             if failing.get("status") == "True":
-                raise _degraded(api, policy, node, str(failing.get("message") or failing.get("reason")))
-        waiting = {n for n in nodes if condition(enacted.get(n), "Available").get("status") != "True"}
+                raise _failed(name.removesuffix(f".{policy}"), policy, failing)
+        waiting = {name for name in enactments if condition(current.get(name), "Available").get("status") != "True"}
         if not waiting:
             return
     raise TestbedError(
-        f"the policy {policy} was not configured on {', '.join(sorted(waiting))} within {timeout_s:g} s",
-        "look at the NodeNetworkConfigurationEnactments of these nodes",
+        f"not configured within {timeout_s:g} s: {', '.join(sorted(waiting))}",
+        "look at these NodeNetworkConfigurationEnactments; each is named by its node and its policy",
         reason="network-not-configured",
     )
 
 
-def _degraded(api: Api, policy: str, node: str, message: str) -> UnfitError:
-    told = condition(api.get(NNCP, policy), "Degraded").get("message") or ""
+def _failed(node: str, policy: str, failing: Object) -> UnfitError:
+    message = " ".join(str(failing.get("message") or failing.get("reason")).split())
     return UnfitError(
-        f"{node} could not be configured by the policy {policy}: {' '.join(message.split())[:600]}"
-        + (f" ({told})" if told else ""),
-        "name a NIC that every node has to spare with --nic; the nodes keep what they had",
+        f"{node} could not be configured by the policy {policy}: {message[:600]}",
+        "name a NIC that these nodes have to spare with --nic; they keep what they had",
         reason="network-degraded",
     )
-
-
-def _enacted(api: Api, policy: str) -> list[str]:
-    return [
-        one["metadata"]["name"].removesuffix(f".{policy}") for one in api.find(NNCE, labels=f"{_POLICY_LABEL}={policy}")
-    ]

@@ -138,9 +138,9 @@ class KubevirtTestbed:
         return self._wall + time.monotonic()
 
     @contextmanager
-    def network(self, name: str) -> Iterator[None]:
+    def network(self, name: str, evidence: Path) -> Iterator[None]:
         """Hold a network up, made on the spare NIC or found by its NAD; at the end all that was made for it is gone."""
-        with self._made(name) as attachment:
+        with self._made(name, evidence) as attachment:
             self._attachment = attachment
             try:
                 yield
@@ -153,13 +153,11 @@ class KubevirtTestbed:
     def pair(self, scenario: Scenario, evidence: Path) -> Iterator[Pair]:
         """Hold both VMs, booted. They serve the scenario's next repetition too, unless the body fails."""
         try:
-            if scenario.id not in self._held:
-                self._boot(scenario)
-            yield self._held[scenario.id].pair
-        except BaseException as error:
-            if isinstance(error, StuntimeError) and not self._api.stopped:
-                with _told("diagnosis.failed"):
-                    self._diagnose(evidence, self._consoles(scenario))
+            with self._explained(evidence, lambda: self._consoles(scenario)):
+                if scenario.id not in self._held:
+                    self._boot(scenario)
+                yield self._held[scenario.id].pair
+        except BaseException:
             self._remove(scenario.id)
             raise
 
@@ -259,7 +257,18 @@ class KubevirtTestbed:
         }
 
     @contextmanager
-    def _made(self, name: str) -> Iterator[networks.Attachment]:
+    def _explained(self, evidence: Path, consoles: Callable[[], Mapping[str, bytes]] = dict) -> Iterator[None]:
+        """Write what helps to understand it into the folder when the body fails."""
+        try:
+            yield
+        except StuntimeError:
+            if not self._api.stopped:
+                with _told("diagnosis.failed"):
+                    self._diagnose(evidence, consoles())
+            raise
+
+    @contextmanager
+    def _made(self, name: str, evidence: Path) -> Iterator[networks.Attachment]:
         settings = self._settings.networks
         if name in settings.nads:
             nad = settings.nads[name]
@@ -273,9 +282,9 @@ class KubevirtTestbed:
             for nic in dict.fromkeys((networks.nic_of(self._api, plan) or self._nic, self._nic)):
                 held.enter_context(self._window.nic(nic, self._settings.holder, wait_s=settings.nic_wait_s))
             try:
-                with self._window.provisioning(f"network {name}"):
+                with self._explained(evidence), self._window.provisioning(f"network {name}"):
                     started = time.monotonic()
-                    attachment = networks.up(self._api, plan, [node.name for node in self._nodes], self._labels)
+                    attachment = networks.up(self._api, plan, self._nodes, self._labels)
                 _log.info("network.up", network=name, nic=self._nic, seconds=round(time.monotonic() - started, 1))
                 yield attachment
             except BaseException as error:
@@ -324,6 +333,7 @@ class KubevirtTestbed:
             name,
             settings.guest,
             hostname=node.hostname,
+            hostnames=[node.hostname for node in self._nodes],
             nad=attachment.nad,
             mac=mac,
             addresses=settings.addresses.with_prefix(addresses),

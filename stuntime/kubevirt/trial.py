@@ -18,7 +18,7 @@ def boot(testbed: KubevirtTestbed, found: Found, network: str) -> Found:
     """Return what was found with lines more: the guest boots, pings the other every 0.1 s, and runs the observer."""
     scenario = Scenario(network, "from-static-node", "static", "ipv4")
     try:
-        with testbed.network(network), tempfile.TemporaryDirectory() as evidence:
+        with tempfile.TemporaryDirectory() as evidence, testbed.network(network, Path(evidence)):
             checks = _tried(testbed, scenario, Path(evidence))
     except StuntimeError as error:
         checks = [Check("guest", str(error), "it boots, and pings", fit=False, way_out=error.way_out)]

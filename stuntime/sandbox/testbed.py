@@ -76,7 +76,7 @@ class SandboxTestbed:
         return self._wall + time.monotonic()
 
     @contextmanager
-    def network(self, name: str) -> Iterator[None]:
+    def network(self, name: str, evidence: Path) -> Iterator[None]:  # noqa: ARG002 - as the protocol has it
         """Hold a network up; at the end its VMs and its daemons are gone."""
         network = self.make_network(name)
         started = time.monotonic()

@@ -61,7 +61,7 @@ class SshTestbed:
         return self._wall + time.monotonic()
 
     @contextmanager
-    def network(self, name: str) -> Iterator[None]:
+    def network(self, name: str, evidence: Path) -> Iterator[None]:  # noqa: ARG002 - as the protocol has it
         """Name the network that is measured: it is up; at the end nothing of ours is left in the guests."""
         self._network = name
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stuntime.kubevirt import kinds, leases, manifests
+from stuntime.kubevirt.cluster import Node
 from stuntime.kubevirt.deposit import Depository
 from stuntime.kubevirt.networks import Plan
 from stuntime.kubevirt.settings import Guest, Owner
@@ -30,6 +31,7 @@ def everything() -> Iterator[dict[str, Any]]:
             f"stuntime-{RUN}-07-static",
             Guest(boot=boot),
             hostname="worker-0",
+            hostnames=["worker-0", "worker-1", "worker-2"],
             nad="ns/stuntime-ovn-localnet",
             mac="02:00:00:00:00:01",
             addresses=_ADDRESSES,
@@ -42,8 +44,9 @@ def everything() -> Iterator[dict[str, Any]]:
     for network in NETWORKS:
         for vlan, mtu in ((None, None), (7, 9000)):
             plan = Plan(network, "ens2f1", vlan, mtu)
-            for up in (True, False):
-                yield kinds.NNCP.object(plan.name, labels=LABELS, spec={"desiredState": plan.policy(up=up)})
+            policy = plan.policy(Node("worker-0", "worker-0", {}), LABELS)
+            yield policy
+            yield {**policy, "spec": {**policy["spec"], "desiredState": plan.desired_state(up=False)}}
             config = json.dumps(plan.nad_configuration("ns"))
             yield kinds.NAD.object(plan.name, labels=LABELS, spec={"config": config})
             if network == "ovn-localnet":

@@ -150,7 +150,7 @@ def _inside(built: GuestImage, folder: Path, argv: list[str]) -> int:
     platform = Platform(built, accelerator="tcg")
     _connect_management()
     a, b, c = NODES
-    with platform.network(LinuxBridge.name), _daemon(a, folder), _daemon(b, folder), _daemon(c, folder):
+    with platform.network(LinuxBridge.name, folder), _daemon(a, folder), _daemon(b, folder), _daemon(c, folder):
         for name in ADDRESSES:
             _create(name, built, folder)
         try:

@@ -160,7 +160,8 @@ def _inside(network: str, built: GuestImage, argv: list[str]) -> int:
     platform = Platform(built, accelerator="tcg")
     _connect_management()
     scenario = Scenario(network, "from-static-node", "static", "ipv4")
-    with platform.network(network), platform.pair(scenario, RUN.parent / "evidence") as pair:
+    evidence = RUN.parent / "evidence"
+    with platform.network(network, evidence), platform.pair(scenario, evidence) as pair:
         return _serve(platform, pair, argv)
 
 

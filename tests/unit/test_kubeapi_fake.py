@@ -592,8 +592,8 @@ def _policy() -> Object:
     return NNCP.object("bridges", spec={"desiredState": {"interfaces": []}})
 
 
-def test_a_policy_is_enacted_on_every_node(server: FakeServer, api: Api) -> None:
-    """A policy becomes Available when each node has an enactment of this very generation that is."""
+def test_a_policy_is_enacted_on_the_nodes_it_selects(server: FakeServer, api: Api) -> None:
+    """A policy becomes Available when each of its nodes, all without a selector, has enacted this very generation."""
     nmstate = FakeNMState(server)
     api.create(NNCP, _policy())
     _wait(api, NNCP, "bridges", lambda one: condition(one, "Available").get("status") == "True")
@@ -604,6 +604,9 @@ def test_a_policy_is_enacted_on_every_node(server: FakeServer, api: Api) -> None
     _wait(api, NNCE, "node-c.bridges", lambda one: one["status"]["policyGeneration"] == 2)
     _wait(api, NNCP, "bridges", lambda one: condition(one, "Available").get("status") == "True")
     assert len(nmstate.enacted) == 6
+    api.create(NNCP, NNCP.object("one", spec={**_policy()["spec"], "nodeSelector": {_HOSTNAME: "node-b"}}))
+    _wait(api, NNCP, "one", lambda one: condition(one, "Available").get("status") == "True")
+    assert [one["metadata"]["name"] for one in api.find(NNCE, labels="nmstate.io/policy=one")] == ["node-b.one"]
     assert api.get(NNS, "node-a")["status"]["currentState"]["interfaces"][0]["name"] == "eno1"
     api.delete(NNCP, "bridges")
     api.wait(NNCE, "node-c.bridges", lambda one: one is None, timeout_s=5, what="its end")

@@ -30,7 +30,7 @@ def server() -> Iterator[FakeServer]:
 def kubevirt(server: FakeServer, tmp_path: Path) -> FakeKubeVirt:
     fake = FakeKubeVirt(server, tmp_path)
     vm = manifests.virtual_machine(
-        _NAME, Guest(boot="kernel"), hostname="node-a", nad="ns/lan", mac="02:00:00:00:00:01",
+        _NAME, Guest(boot="kernel"), hostname="node-a", hostnames=["node-a"], nad="ns/lan", mac="02:00:00:00:00:01",
         addresses={"ipv4": "10.0.0.1/24", "ipv6": "fd00::1/64"}, secret="", labels={}, owners=[],
     )  # fmt: skip
     api = server.api("ns")

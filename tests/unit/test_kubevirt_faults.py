@@ -434,6 +434,9 @@ def test_a_policy_that_degrades(tmp_path: Path, for_good: bool) -> None:
             )
             assert "no such NIC eno2" in results[scenario].error.message
             assert results[scenario].error.exit_code == ExitCode.UNFIT
+        [told] = lab.folder.rglob("nodenetworkconfigurationenactments.json")
+        assert "no such NIC eno2" in told.read_text()
+        assert told.name in lab.evidence(lab.results[0])
         assert _reason(results[localnet]) is None
         if for_good:
             assert lab.said("network.left")
@@ -459,7 +462,8 @@ def test_a_nad_that_vanishes(tmp_path: Path) -> None:
 def _booted(lab: Lab) -> vms.Machine:
     """Boot a pair and return the static VM."""
     testbed = lab.enter(lab.testbed("linux-bridge"))
-    pair = lab.enter(testbed.network("linux-bridge"), testbed.pair(Scenario.parse(SCENARIO), lab.folder / "evidence"))
+    evidence = lab.folder / "evidence"
+    pair = lab.enter(testbed.network("linux-bridge", evidence), testbed.pair(Scenario.parse(SCENARIO), evidence))
     return testbed._machines[pair.static.name]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from stuntime.errors import UsageError
 from stuntime.kubevirt import manifests, networks
+from stuntime.kubevirt.cluster import Node
 from stuntime.kubevirt.networks import Plan, described, spare_nic
 from stuntime.kubevirt.settings import Addresses, Guest, NetworkSettings, Settings
 
@@ -24,14 +25,16 @@ def _state(*interfaces: dict[str, Any]) -> dict[str, Any]:
 def test_a_bridge_is_that_of_the_documentation() -> None:
     """A Linux bridge has the NIC as its port and no STP, and is absent when it goes."""
     plan = Plan(BRIDGE, "ens2f1", None, None)
-    [bridge] = plan.policy(up=True)["interfaces"]
+    [bridge] = plan.desired_state(up=True)["interfaces"]
     assert bridge == {
         "name": "st-ens2f1",
         "type": "linux-bridge",
         "state": "up",
         "bridge": {"options": {"stp": {"enabled": False}}, "port": [{"name": "ens2f1"}]},
     }
-    assert plan.policy(up=False) == {"interfaces": [{"name": "st-ens2f1", "type": "linux-bridge", "state": "absent"}]}
+    assert plan.desired_state(up=False) == {
+        "interfaces": [{"name": "st-ens2f1", "type": "linux-bridge", "state": "absent"}]
+    }
     [plugin] = plan.nad_configuration("ns")["plugins"]
     assert plugin == {"type": "bridge", "bridge": "st-ens2f1", "disableContainerInterface": True}
 
@@ -39,11 +42,11 @@ def test_a_bridge_is_that_of_the_documentation() -> None:
 def test_a_localnet_is_that_of_the_documentation() -> None:
     """A localnet is an OVS bridge with a mapping, and a network of this namespace without addresses of its own."""
     plan = Plan(LOCALNET, "ens2f1", None, None)
-    policy = plan.policy(up=True)
+    policy = plan.desired_state(up=True)
     assert policy["interfaces"][0]["type"] == "ovs-bridge"
     mapping = {"localnet": "stuntime-ovn-localnet", "bridge": "st-ens2f1", "state": "present"}
     assert policy["ovn"]["bridge-mappings"] == [mapping]
-    assert plan.policy(up=False)["ovn"]["bridge-mappings"] == [{**mapping, "state": "absent"}]
+    assert plan.desired_state(up=False)["ovn"]["bridge-mappings"] == [{**mapping, "state": "absent"}]
     network = plan.user_defined_network("ns")
     assert network["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "ns"}}
     assert network["network"]["localnet"] == {
@@ -62,8 +65,20 @@ def test_vlan_and_mtu_are_everywhere_they_belong() -> None:
     told = localnet.user_defined_network("ns")["network"]["localnet"]
     assert (told["vlan"], told["mtu"]) == ({"mode": "Access", "access": {"id": 100}}, 9000)
     for plan, own in ((bridge, 9000), (localnet, None)):
-        made, nic = plan.policy(up=True)["interfaces"]
+        made, nic = plan.desired_state(up=True)["interfaces"]
         assert (made.get("mtu"), nic["name"], nic["mtu"]) == (own, "eno2", 9000)
+
+
+def test_a_policy_is_for_one_node_and_its_name_fits_a_label() -> None:
+    """NMState is told of the nodes that are measured on and of no other, in names that a label can hold."""
+    nodes = [Node(name, f"{name}.host", {}) for name in ("worker-0", f"{'w' * 60}-1.lab", f"{'w' * 60}-2.lab")]
+    policies = [Plan(BRIDGE, "ens2f1", None, None).policy(node, {"a": "b"}) for node in nodes]
+    for node, policy in zip(nodes, policies, strict=True):
+        assert policy["spec"]["nodeSelector"] == {"kubernetes.io/hostname": node.hostname}
+        assert len(policy["metadata"]["name"]) <= 63
+        assert policy["metadata"]["labels"].items() >= {"a": "b", "stuntime.io/network": BRIDGE}.items()
+    assert policies[0]["metadata"]["name"] == "stuntime-linux-bridge-worker-0"
+    assert len({policy["metadata"]["name"] for policy in policies}) == len(nodes)
 
 
 def test_a_bridges_name_fits_the_kernel() -> None:
@@ -164,11 +179,18 @@ def test_a_runs_name_fits_a_label() -> None:
         assert 0 < len(name) <= 40
 
 
+def _hostnames(term: dict[str, Any]) -> list[str]:
+    [fits] = term["matchExpressions"]
+    assert (fits["key"], fits["operator"]) == ("kubernetes.io/hostname", "In")
+    return list(fits["values"])
+
+
 def _vm(guest: Guest) -> dict[str, Any]:
     return manifests.virtual_machine(
         "vm",
         guest,
         hostname="node-a",
+        hostnames=["node-a", "node-b"],
         nad="ns/nad",
         mac="02:00:00:00:00:01",
         addresses={"ipv4": "10.0.0.1/16", "ipv6": "fd00::1/64"},
@@ -178,13 +200,16 @@ def _vm(guest: Guest) -> dict[str, Any]:
     )
 
 
-def test_a_vm_may_go_to_any_node() -> None:
-    """A VM prefers its node and is bound to none, does not start again, and has the one NIC that is measured."""
+def test_a_vm_may_go_to_any_node_that_is_measured_on() -> None:
+    """A VM prefers its node and keeps to those measured on, does not start again, and has the one NIC measured."""
     for guest in (Guest(), Guest(boot="kernel")):
         made = _vm(guest)
         instance = made["spec"]["template"]["spec"]
         assert "nodeSelector" not in instance
-        assert set(instance["affinity"]["nodeAffinity"]) == {"preferredDuringSchedulingIgnoredDuringExecution"}
+        affinity = instance["affinity"]["nodeAffinity"]
+        [preferred] = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+        [required] = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        assert [_hostnames(term) for term in (preferred["preference"], required)] == [["node-a"], ["node-a", "node-b"]]
         assert (made["spec"]["runStrategy"], instance["terminationGracePeriodSeconds"]) == ("Once", 0)
         [nic] = instance["domain"]["devices"]["interfaces"]
         assert (nic["bridge"], nic["macAddress"]) == ({}, "02:00:00:00:00:01")

@@ -14,8 +14,23 @@ import yaml
 from stuntime import cli
 from stuntime.errors import ExitCode, UnfitError
 from stuntime.kubevirt import cleanup, networks, permissions, preflight
+from stuntime.kubevirt.cluster import Node
 from stuntime.kubevirt.deposit import Depository
-from stuntime.kubevirt.kinds import CONFIG_MAP, CUDN, KUBEVIRT, LEASE, NAD, NNCP, NNS, NODE, POD, RUN_LABEL, VM, VMIM
+from stuntime.kubevirt.kinds import (
+    CONFIG_MAP,
+    CUDN,
+    KUBEVIRT,
+    LEASE,
+    NAD,
+    NAMESPACE,
+    NNCP,
+    NNS,
+    NODE,
+    POD,
+    RUN_LABEL,
+    VM,
+    VMIM,
+)
 from stuntime.kubevirt.manifests import run_labels
 from stuntime.kubevirt.permissions import RIGHTS
 from stuntime.kubevirt.preflight import Found
@@ -23,6 +38,7 @@ from stuntime.kubevirt.settings import Guest, NetworkSettings
 from stuntime.scenario import NETWORKS, PATHS
 from tests.unit.kubevirt_lab import OPTIONS, SCENARIO, Lab, hurry
 
+NODE_A = Node("node-a", "node-a", {})
 RBAC = Path(__file__).parents[2] / "tasks" / "rbac"
 _VERBS = {"POST": "create", "PUT": "update"}
 _PLACES = {"role.yaml": "namespace", "window-role.yaml": "window", "clusterrole.yaml": "cluster"}
@@ -152,7 +168,7 @@ def test_nodes_and_nics_that_are_named(tmp_path: Path) -> None:
 def test_a_network_that_is_up_keeps_its_nic(tmp_path: Path) -> None:
     """Where a network of ours is up already its NIC is used again, though a port of its bridge is no spare one."""
     with Lab(tmp_path) as lab:
-        networks.up(lab.api, networks.Plan(NETWORKS[0], "eno2", None, None), ["node-a"], run_labels("dead"))
+        networks.up(lab.api, networks.Plan(NETWORKS[0], "eno2", None, None), [NODE_A], run_labels("dead"))
         for name in ("node-a", "node-b", "node-c"):
             found = lab.server.store.get(NNS, "", name)
             port = {"name": "st-eno2", "type": "linux-bridge", "bridge": {"port": [{"name": "eno2"}]}}
@@ -165,9 +181,29 @@ def test_a_network_that_is_up_keeps_its_nic(tmp_path: Path) -> None:
         lab.require_nothing_left()
 
 
+def test_a_network_that_is_left_on_another_nic_is_taken_away(tmp_path: Path) -> None:
+    """Where a killed run left the network on another NIC, the nodes get that one back before the new one is taken."""
+    with Lab(tmp_path) as lab:
+        networks.up(lab.api, networks.Plan(NETWORKS[0], "eno2", None, None), [NODE_A], run_labels("dead"))
+        networks.up(lab.api, networks.Plan(NETWORKS[0], "eno1", None, None), [NODE_A], run_labels("new"))
+        states = [(one["name"], one["state"]) for _, _, state in lab.nmstate.enacted for one in state["interfaces"]]
+        assert states == [("st-eno2", "up"), ("st-eno2", "absent"), ("st-eno1", "up")]
+
+
+def test_nodes_that_are_not_measured_on_are_left_alone(tmp_path: Path) -> None:
+    """A network is made on the nodes that the run measures on; one that has not the NIC does not matter."""
+    with Lab(tmp_path, nodes=("node-a", "node-b", "node-c", "node-d")) as lab:
+        lab.nmstate.refusals["node-b"] = "NmstateError: no such NIC"
+        lab.settings = replace(lab.settings, nodes=("node-a", "node-d", "node-c"))
+        [result] = lab.measured()
+        assert result.error is None
+        assert {node for node, _, _ in lab.nmstate.enacted} == {"node-a", "node-c", "node-d"}
+        lab.require_nothing_left()
+
+
 def test_a_network_on_another_nic_is_not_taken_away(tmp_path: Path) -> None:
     """A run with a NIC of its own does not take over a network that another run has up on another NIC."""
-    with Lab(tmp_path) as lab, lab.testbed(NETWORKS[0]) as theirs, theirs.network(NETWORKS[0]):
+    with Lab(tmp_path) as lab, lab.testbed(NETWORKS[0]) as theirs, theirs.network(NETWORKS[0], tmp_path):
         lab.settings = replace(lab.settings, run="another", networks=NetworkSettings(nic="eno1"))
         [result] = lab.measured()
         assert result.error.reason == "nic-taken"
@@ -223,7 +259,7 @@ def test_what_is_asked_of_the_api_is_what_is_granted(tmp_path: Path) -> None:
         labels = run_labels("dead")
         _let_ovn_be_slow(lab)
         for network in NETWORKS:  # a run that was killed left its networks
-            networks.up(lab.api, networks.Plan(network, "eno1", None, None), ["node-a"], labels)
+            networks.up(lab.api, networks.Plan(network, "eno1", None, None), [NODE_A], labels)
         lab.server.seed(POD, POD.object("stuntime-dead-pull", labels=labels))
         with lab.testbed():  # another process of the same run is there
             lab.settings = replace(lab.settings, guest=Guest(image="guest"), boot_timeout_s=3.0)
@@ -382,7 +418,8 @@ def test_cleanup_lists_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture
     with Lab(tmp_path) as lab:
         for run in ("a-run", "another"):
             lab.server.seed(CONFIG_MAP, CONFIG_MAP.object(f"stuntime-{run}", labels={RUN_LABEL: run}))
-        assert _run(lab, "cleanup", "--dry-run") == ExitCode.OK
+        assert _run(lab, "cleanup", "--dry-run", "--window-namespace", "nowhere") == ExitCode.OK
+        assert lab.api.get(NAMESPACE, "nowhere") is None
         assert "ConfigMap ns/stuntime-a-run of run a-run, 0 min old" in capsys.readouterr().out
         assert _run(lab, "cleanup", "--yes", "--older-than", "3600") == ExitCode.OK
         assert len(lab.left()) == 2
@@ -394,6 +431,23 @@ def test_cleanup_lists_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture
         assert "nothing of ours is there" in capsys.readouterr().out
         lab.server.forbid("list", VMIM.resource)
         assert _run(lab, "cleanup", "--yes") == ExitCode.TESTBED
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_two_nodes_leave_a_path_out(tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: bool) -> None:
+    """Where no third node is, `suite` says which path falls away; one that was asked for by name is an error."""
+    words = ["suite", "--testbed", "kubevirt", "--guest-boot", "kernel", "--output", str(tmp_path / "out")]
+    words += ["--network", NETWORKS[0], "--initiator", "static", "--interval", "0.01", "--recovery-probes", "10"]
+    words += ["--path", ",".join(PATHS)] if asked else []
+    with Lab(tmp_path, nodes=("node-a", "node-b")) as lab:
+        assert _run(lab, *words) == (ExitCode.INVALID if asked else ExitCode.OK)
+        assert "the scenarios between-other-nodes fall away" in capsys.readouterr().err
+        results = {
+            file.name.split(".")[1]: json.loads(file.read_text()) for file in tmp_path.glob("out/results/*.json")
+        }
+        reasons = {path: (result["error"] or {}).get("reason") for path, result in results.items()}
+        missing = {"between-other-nodes": "node-missing"} if asked else {}
+        assert reasons == {"from-static-node": None, "to-static-node": None, **missing}
 
 
 def test_a_run_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,7 @@ class Lab:
         return self.time
 
     @contextmanager
-    def network(self, name: str) -> Iterator[None]:
+    def network(self, name: str, evidence: Path) -> Iterator[None]:
         self._do(f"up {name}")
         yield
         self._do(f"down {name}")

@@ -64,7 +64,7 @@ def made(migrate: str = "true", verify: str | None = None, **guests: Guest) -> S
 def held(testbed: SshTestbed, use: Callable):
     with (
         TemporaryDirectory() as evidence,
-        testbed.network("net"),
+        testbed.network("net", Path(evidence)),
         testbed.pair(SCENARIO, Path(evidence)) as pair,
     ):
         return use(pair)

@@ -1,11 +1,12 @@
 """Fakes of kubernetes-nmstate and OVN-Kubernetes: policies that nodes enact, and networks that make NADs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 
-from stuntime.kubevirt.kinds import CUDN, NAD, NAMESPACE, NNCE, NNCP, NNS, NODE, Object
+from stuntime.kubevirt.kinds import CUDN, NAD, NAMESPACE, NNCE, NNCP, NNS, NODE, Object, selector
 from tests.unit.kubeapi.server import FakeServer
 from tests.unit.kubeapi.store import Change, RefusedError, Selector
 
@@ -15,7 +16,7 @@ _FINALIZER = "k8s.ovn.org/user-defined-network-protection"
 
 
 class FakeNMState:
-    """Enacts each NodeNetworkConfigurationPolicy on every node, one after the other.
+    """Enacts each NodeNetworkConfigurationPolicy on the nodes that it selects, one after the other.
 
     `refusals` names nodes that cannot, and what they say. Each node has a NodeNetworkState with these NICs, up and
     unused; a policy's interfaces do not show there.
@@ -32,8 +33,8 @@ class FakeNMState:
             state = {"status": {"currentState": {"interfaces": interfaces}}}
             server.seed(NNS, {**NNS.object(node), **state})
 
-    def _nodes(self) -> list[str]:
-        return [one["metadata"]["name"] for one in self._store.find(Selector(NODE, None))[0]]
+    def _nodes(self, labels: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+        return [one["metadata"]["name"] for one in self._store.find(Selector(NODE, None, selector(dict(labels))))[0]]
 
     def _react(self, change: Change) -> None:
         if change.kind != NNCP or change.type == "DELETED":
@@ -46,7 +47,7 @@ class FakeNMState:
         name, generation = policy["metadata"]["name"], policy["metadata"]["generation"]
         self._say(policy, _conditions(_OF_POLICY, "Progressing", "ConfigurationProgressing"))
         failed = []
-        nodes = self._nodes()
+        nodes = self._nodes(policy["spec"].get("nodeSelector") or {})
         for node in nodes:
             yield self._step_s
             current = self._store.get(NNCP, "", name)

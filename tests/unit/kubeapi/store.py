@@ -312,10 +312,12 @@ def node(name: str, labels: dict[str, str] | None = None) -> Object:
 
 
 def _terms(selector: str) -> list[str]:
-    return [term.strip() for term in selector.split(",") if term.strip()]
+    return [term.strip() for term in re.split(r",(?![^(]*\))", selector) if term.strip()]
 
 
 def _label_fits(labels: dict[str, str], term: str) -> bool:
+    if among := re.fullmatch(r"([\w./-]+)\s+in\s+\(([\w.,\s-]*)\)", term):
+        return labels.get(among[1]) in [value.strip() for value in among[2].split(",")]
     parts = re.fullmatch(r"(!?)([\w./-]+)\s*(?:(!=|==?)\s*([\w.-]*))?", term)
     if parts is None:
         raise RefusedError(400, f"unable to parse requirement: {term}")
