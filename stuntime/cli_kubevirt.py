@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from stuntime.kubevirt.settings import Settings
     from stuntime.store import OutputDirectory
 
-_SETTINGS = (
+#: Those of its options that decide what is measured: a run that is resumed has them again.
+SETTINGS = (
     "nodes", "nic", "nic_wait", "vlan", "mtu", "nad",
     "node_selector", "guest_image", "guest_boot", "guest_memory", "boot_timeout", "ipv4_subnet", "ipv6_subnet",
 )  # fmt: skip
 #: The options that only this testbed has, by the names they have among the arguments.
-OPTIONS = (*cli_cluster.OPTIONS, *_SETTINGS, *cli_pipeline.OPTIONS, "concurrency")
+OPTIONS = (*cli_cluster.OPTIONS, *SETTINGS, *cli_pipeline.OPTIONS, "concurrency")
 _HOLD_S = 8 * 3600
 
 

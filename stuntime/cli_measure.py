@@ -169,6 +169,7 @@ def _suite(arguments: argparse.Namespace) -> int:
         if arguments.resume:
             resumed = OutputDirectory.resume(arguments.resume)
             _require_plain(arguments, resumed.plan.testbed)
+            vars(arguments).update(resumed.plan.settings | _differing(arguments, resumed.plan.settings))
             arguments.capture = resumed.plan.capture
             thresholds = cli_results.read_policy(arguments)[0].thresholds_file
             thresholds.require_used(map(Scenario.parse, resumed.plan.scenarios))
@@ -204,9 +205,13 @@ def _require_own(arguments: argparse.Namespace, testbed: str) -> None:
 
 
 def _given(arguments: argparse.Namespace, options: Container[str]) -> list[str]:
+    return [f"--{name.replace('_', '-')}" for name in _differing(arguments, options)]
+
+
+def _differing(arguments: argparse.Namespace, options: Container[str]) -> dict[str, Any]:
+    """Return those of the options that are not their defaults."""
     plain = arguments.plain(*([arguments.scenario] if "scenario" in arguments else []))
-    differing = [name for name, value in vars(arguments).items() if name in options and value != plain[name]]
-    return [f"--{name.replace('_', '-')}" for name in differing]
+    return {name: value for name, value in vars(arguments).items() if name in options and value != plain[name]}
 
 
 def _measured(
@@ -241,6 +246,7 @@ def _new_output(arguments: argparse.Namespace, planned: Sequence[Scenario]) -> "
         recovery_timeout_s=arguments.recovery_timeout,
         migrate=arguments.migrate,
         capture=arguments.capture,
+        settings=_differing(arguments, _TESTBEDS[arguments.testbed].SETTINGS),
     )
     options_of(plan)  # raises before anything is made
     return OutputDirectory.create(arguments.output or Path(f"results-{run}"), plan)

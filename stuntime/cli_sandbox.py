@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: The options that only this testbed has, by the names they have among the arguments.
 OPTIONS = ("keep", "accelerator")
+#: Those of them that decide what is measured: a run that is resumed has them again.
+SETTINGS = ("accelerator",)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

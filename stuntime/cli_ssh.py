@@ -24,6 +24,8 @@ _PLATFORM = ("platform", "platform_version")
 OPTIONS = (
     "inventory", "ssh_config", "by_hand", "migration_timeout", *_GUESTS, *_NODES, *_COMMANDS, *_PLATFORM,
 )  # fmt: skip
+#: None of them is kept with a run: an inventory is repeated.
+SETTINGS = ()
 
 _BY_HAND_S = 600.0
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -23,7 +24,10 @@ SUMMARY = "summary.json"
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a run was asked to measure. `scenarios` are ids in measuring order; `started` is ISO 8601 with offset."""
+    """What a run was asked to measure. `scenarios` are ids in measuring order; `started` is ISO 8601 with offset.
+
+    `settings` are the testbed's own options that decide what is measured, where they are not the defaults.
+    """
 
     run: str
     tool_version: str
@@ -36,6 +40,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     recovery_timeout_s: float
     migrate: bool
     capture: bool
+    settings: dict[str, Any] = {}
 
 
 class Row(Struct, frozen=True, forbid_unknown_fields=True):

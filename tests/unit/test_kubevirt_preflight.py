@@ -433,6 +433,20 @@ def test_cleanup_lists_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture
         assert _run(lab, "cleanup", "--yes") == ExitCode.TESTBED
 
 
+def test_a_resumed_run_has_its_settings_again(tmp_path: Path) -> None:
+    """`--resume` goes on with the guest and the NIC that the run began with, unless another one is named."""
+    words = ["suite", SCENARIO, "--testbed", "kubevirt", "--interval", "0.01", "--recovery-probes", "10"]
+    with Lab(tmp_path) as lab:
+        own = ("--guest-boot", "kernel", "--guest-image", "ours", "--nic", "eno1", "--output", str(tmp_path / "out"))
+        assert _run(lab, *words, *own) == ExitCode.OK
+        result = tmp_path / "out" / "results" / f"{SCENARIO}.json"
+        for more, nic in ((), "eno1"), (("--nic", "eno2"), "eno2"):
+            result.unlink()
+            assert _run(lab, "suite", "--resume", str(tmp_path / "out"), *more) == ExitCode.OK
+            environment = json.loads(result.read_text())["environment"]
+            assert (environment["guest_image"], environment["nic"]) == ("ours", nic)
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_two_nodes_leave_a_path_out(tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: bool) -> None:
     """Where no third node is, `suite` says which path falls away; one that was asked for by name is an error."""
