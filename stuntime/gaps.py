@@ -170,18 +170,19 @@ def _places(timeline: Timeline, like: Collection[int | None] | None) -> list[_Pl
     places = []
     highest = timeline.answers[0].seq
     lost_to = bisect_right(lost, highest)
-    for index, ((_, start, _), (seq, end, rtt_s)) in enumerate(pairwise(timeline.answers)):
+    for index, (before, after) in enumerate(pairwise(timeline.answers)):
+        seq = after.seq
         lost_from, following = lost_to, highest + 1
         if seq > highest:
             if seq > following:
                 lost_to = bisect_right(lost, seq, lo=lost_from)
             highest = seq
-        spacings = (end - start) / spacing_s
+        spacings = (after.time - before.time) / spacing_s
         silent = spacings >= SILENT_SPACINGS
         if like is not None and abs(spacings - SILENT_SPACINGS) < CLOCK_SPACINGS:
             silent = seq in like
         # Whoever sent probes meanwhile, of which a later one is answered first, was not slow to send.
-        slow_sender = timeline.initiator == "static" and seq == following and rtt_s is not None and rtt_s < spacing_s
+        slow_sender = seq == following and _is_slow_sender(timeline, after)
         if lost_to > lost_from or (silent and not slow_sender):
             places.append(_Place(index, lost_from, lost_to))
     return places
@@ -202,16 +203,20 @@ def _with_hidden(places: Sequence[_Place], timeline: Timeline, needed: int) -> l
     for index in range(places[0].index, len(answers) - 1):
         before, after = answers[index], answers[index + 1]
         late_s = (before.rtt_s or 0.0) - shortest_s
-        slow_sender = timeline.initiator == "static" and (after.rtt_s or 0.0) < spacing_s
         if index in gaps:
             found.append(gaps[index])
         elif (
             after.time - before.time + late_s >= SILENT_SPACINGS * spacing_s
-            and not slow_sender
+            and not _is_slow_sender(timeline, after)
             and not _is_lasting(answers, found[-1].index + 1, index, needed)
         ):
             found.append(_Place(index, 0, 0))
     return found
+
+
+def _is_slow_sender(timeline: Timeline, after: Reply) -> bool:
+    """Tell whether a probe after a silence was answered at once: then the static VM has only sent it late."""
+    return timeline.initiator == "static" and after.rtt_s is not None and after.rtt_s < timeline.spacing_s
 
 
 def _grouped(places: Sequence[_Place], answers: Sequence[Reply], needed: int) -> list[list[_Place]]:
