@@ -321,7 +321,6 @@ def _pulling(name: str, image: str, node: Node, settings: Settings) -> Object:
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
             "runAsNonRoot": True,
-            "runAsUser": 107,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     }

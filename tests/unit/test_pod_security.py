@@ -2,9 +2,10 @@
 
 import pytest
 
-from stuntime.kubevirt.cluster import Cluster
+from stuntime.kubevirt.cluster import Cluster, Node
 from stuntime.kubevirt.kinds import NAMESPACE
-from stuntime.kubevirt.preflight import _pod_security
+from stuntime.kubevirt.preflight import _pod_security, _pulling
+from stuntime.kubevirt.settings import Settings
 from tests.unit.kubeapi.server import FakeServer
 
 
@@ -34,3 +35,10 @@ def test_a_namespace_that_may_not_be_looked_at_is_believed():
     with FakeServer(namespaces=["ns"]) as server:
         server.forbid("get", NAMESPACE.resource)
         assert _pod_security(server.api("ns"), Cluster("id", {}, {}, [], kvm=True)).fit
+
+
+def test_a_pod_of_ours_names_no_user():
+    """The cluster chooses the user of our pod: OpenShift's restricted-v2 refuses one that is named."""
+    [container] = _pulling("pull", "guest", Node("node-a", "node-a", {}), Settings(run="run"))["spec"]["containers"]
+    assert container["securityContext"]["runAsNonRoot"]
+    assert "runAsUser" not in container["securityContext"]
