@@ -116,22 +116,16 @@ class KubevirtTestbed:
             self._owners = [self._settings.owner.reference]
             yield
             return
-        name, run = f"stuntime-{self._settings.run_name}", self._settings.run
-        anchor = CONFIG_MAP.object(name, labels=self._labels, data={"run": run})
-        try:
-            made, mine = self._api.create(CONFIG_MAP, anchor), True
-        except ConflictError:  # another process of the same run was here first
-            found, mine = self._api.get(CONFIG_MAP, name), False
-            if found is None:
-                raise
-            made = found
+        # One for each process of the run: the first to end takes nothing from the others.
+        name = f"stuntime-{self._settings.run_name}-{secrets.token_hex(4)}"
+        anchor = CONFIG_MAP.object(name, labels=self._labels, data={"run": self._settings.run})
+        made = self._api.create(CONFIG_MAP, anchor)
         self._owners = [{"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": made["metadata"]["uid"]}]
         try:
             yield
         finally:
-            if mine:
-                with _told("run.left"):
-                    self._client().delete(CONFIG_MAP, name)
+            with _told("run.left"):
+                self._client().delete(CONFIG_MAP, name)
 
     def now(self) -> float:
         """Return epoch seconds, counted on from the start by the monotonic clock."""
