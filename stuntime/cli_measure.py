@@ -221,7 +221,7 @@ def _measured(
     policy = cli_results.read_policy(arguments)  # before an hour of measuring
     _require_own(arguments, testbed)
     output, code = _TESTBEDS[testbed].measured(arguments, opened)
-    if code not in (ExitCode.OK, ExitCode.INTERRUPTED):
+    if code not in (ExitCode.OK, ExitCode.INTERRUPTED) and not output.results():
         return output.root, code
     judged = cli_results.judge([output.root], output.root, policy, workspace=arguments.workspace, page=True)
     return output.root, code or judged

@@ -40,12 +40,14 @@ def run_plan(
 
     One after the other, in the plan's order; or with `together`, at most so many scenarios hold VMs at once, each for
     all of its repetitions, and the testbed's quiet window keeps their measurements apart. A scenario that fails stops
-    none of the others; only an output directory that cannot be written does (TestbedError).
+    none of the others; only an output directory that cannot be written does (TestbedError). When all is measured and a
+    network could not be taken away, its error is raised.
     """
     run = _Run(testbed, output, options, progress)
     todo = [(Scenario.parse(scenario), repetition) for scenario, repetition in output.missing()]
     waves = [Scenario.parse(scenario).network for scenario in output.plan.scenarios]
     todo.sort(key=lambda item: waves.index(item[0].network))
+    left: StuntimeError | None = None
     for network, wave in groupby(todo, key=lambda item: item[0].network):
         items = list(wave)
         try:
@@ -61,7 +63,10 @@ def run_plan(
             # The network did not come up, or not down: what it was needed for is told, and the next one has its turn.
             # Why it did not is in the evidence of the first of them.
             log.warning("network.failed", network=network, reason=error.reason, message=str(error))
-            run.tell_failed(items, error)
+            if not run.tell_failed(items, error):
+                left = left or error
+    if left is not None:
+        raise left
 
 
 @dataclass(frozen=True)
@@ -116,13 +121,14 @@ class _Run:
         for thread in going:
             thread.result()
 
-    def tell_failed(self, items: Iterable[_Item], error: StuntimeError) -> None:
-        """Write for each measurement that has no result yet why there is none."""
-        for number, (scenario, repetition) in enumerate(items):
-            if (scenario, repetition) not in self._told:
-                if number:
-                    self.output.evidence(scenario.id, repetition)
-                self._tell(failed(scenario, self.options, error, run=self.output.plan.run, repetition=repetition))
+    def tell_failed(self, items: Sequence[_Item], error: StuntimeError) -> int:
+        """Write for each measurement that has no result yet why there is none; return how many those are."""
+        untold = [item for item in items if item not in self._told]
+        for scenario, repetition in untold:
+            if (scenario, repetition) != items[0]:
+                self.output.evidence(scenario.id, repetition)
+            self._tell(failed(scenario, self.options, error, run=self.output.plan.run, repetition=repetition))
+        return len(untold)
 
     def _tell(self, result: Result) -> None:
         scenario = Scenario.parse(result.scenario)
