@@ -133,6 +133,8 @@ def measured(arguments: argparse.Namespace, opened: "Callable[..., OutputDirecto
                 print(f"stuntime: note: {check.note}", file=sys.stderr)
         output = opened(*found.without_nodes)
         settings = replace(settings, run=output.plan.run)
+        if getattr(arguments, "resume", None):
+            _remove_vms(api, settings)
         return output, guarded(lambda: _inside(arguments, api, settings, found, output))
 
 
@@ -234,22 +236,23 @@ def _network(arguments: argparse.Namespace) -> int:
 
 
 def _network_up(api: "Api", settings: "Settings", network: str) -> None:
-    from stuntime.kubevirt import networks, preflight
+    from stuntime.kubevirt import networks, plans, preflight
     from stuntime.kubevirt.manifests import run_labels
     from stuntime.kubevirt.window import Window
 
     found = preflight.examine(api, settings, [network], (), pull=False).require()
     if found.nic is None:
         raise UnfitError("no spare NIC is known", "name one with --nic", reason="nic-missing")
-    plan = networks.plan(network, settings.networks, found.nic)
+    plan = plans.plan(network, settings.networks, found.nic)
     window = Window(api, namespace=settings.window_namespace, run=settings.run_name)
-    before = networks.nic_of(api, plan) or found.nic  # one that is up on another NIC is somebody's until that is given
-    for nic in dict.fromkeys((before, found.nic)):
+    before = networks.nics_of(api, network)  # one that is up on another NIC is somebody's until that is given
+    for nic in dict.fromkeys((*before, found.nic)):
         window.take_nic(nic, settings.holder, duration_s=_HOLD_S, wait_s=settings.networks.nic_wait_s)
     with window.provisioning(f"network {network}"):
         made = networks.up(api, plan, found.nodes, run_labels(settings.run_name))
-    if before != found.nic:
-        window.give_nic(before, settings.holder)
+    for nic in before:
+        if nic != found.nic:
+            window.give_nic(nic, settings.holder)
     print(f"{made.nad} is up on {found.nic} of {', '.join(node.name for node in found.nodes)}")
     print(f"measure with --nad {network}={plan.name}")
 
@@ -258,23 +261,32 @@ def _network_down(api: "Api", settings: "Settings", network: str) -> None:
     from stuntime.kubevirt import networks
     from stuntime.kubevirt.window import Window
 
-    plan = networks.Plan(network, "", None, None)
-    nic = networks.nic_of(api, plan)
+    run, window = settings.run_name, Window(api, namespace=settings.window_namespace, run=settings.run_name)
+    nics = networks.nics_of(api, network, run=run)
+    runs = networks.runs_of(api, network)
     _remove_vms(api, settings)
-    networks.down(api, plan)
-    if nic:
-        Window(api, namespace=settings.window_namespace, run=settings.run_name).give_nic(nic, settings.holder)
-    print(f"{plan.name} is gone")
+    if run in runs:
+        with window.provisioning(f"network {network}"):
+            networks.down(api, network, run=run)
+    for nic in nics:
+        window.give_nic(nic, settings.holder)
+    for other in runs:
+        if other != run:
+            print(f"stuntime: note: {network} of run {other} stays; take it away with --run {other}", file=sys.stderr)
+    print(f"run {settings.run} has no {network}")
 
 
 def _remove_vms(api: "Api", settings: "Settings") -> None:
-    """Remove what processes of this run that were killed have left on the network."""
+    """Remove the VMs that processes of this run which were killed have left."""
     import time
 
     from stuntime.kubevirt import cleanup
+    from stuntime.kubevirt.window import Window
 
     found = cleanup.machines(api, run=settings.run_name, now=time.time())
-    cleanup.remove(api, found)
+    if not found:
+        return
+    cleanup.remove(api, found, Window(api, namespace=settings.window_namespace, run=settings.run_name))
     cleanup.wait_gone(api, run=settings.run_name)
     for one in found:
         print(f"removed {_in_a_line(one)}")
@@ -284,6 +296,7 @@ def _cleanup(arguments: argparse.Namespace) -> int:
     import time
 
     from stuntime.kubevirt import cleanup, collect
+    from stuntime.kubevirt.window import Window
 
     api = cli_cluster.client(arguments)
     if arguments.run and arguments.settle:
@@ -303,7 +316,7 @@ def _cleanup(arguments: argparse.Namespace) -> int:
     if not found:
         print("nothing of ours is there")
     elif not arguments.dry_run and (arguments.yes or not sys.stdin.isatty() or _confirmed(len(found))):
-        cleanup.remove(api, found)
+        cleanup.remove(api, found, Window(api, namespace=arguments.window_namespace, run=arguments.run or "cleanup"))
         print(f"{len(found)} objects removed")
     return ExitCode.TESTBED if any(kind.matters for kind in unseen) else ExitCode.OK
 

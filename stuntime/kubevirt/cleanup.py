@@ -1,7 +1,8 @@
 """What runs left behind, found by their labels and removed; nothing else is touched."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -27,6 +28,8 @@ from stuntime.kubevirt.kinds import (
     selector,
 )
 from stuntime.kubevirt.migration import seconds
+from stuntime.kubevirt.plans import NETWORK_LABEL
+from stuntime.kubevirt.window import Window
 from stuntime.scenario import NETWORKS
 
 _log = structlog.get_logger()
@@ -41,13 +44,14 @@ _NOT_FOUND, _FORBIDDEN = 404, 403
 
 @dataclass(frozen=True)
 class Leftover:
-    """An object of ours. `run` is the run it belongs to, `age_s` how old it is."""
+    """An object of ours. `run` is the run it belongs to, `age_s` how old it is; `network`: which one it is part of."""
 
     kind: Kind
     name: str
     namespace: str
     run: str
     age_s: float
+    network: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def leftovers(
             if error.status != _NOT_FOUND:  # a cluster without this kind has none of it
                 unseen.append(Unseen(kind, error))
             continue
-        found += [_leftover(kind, one, namespace, now) for one in objects if RUN_LABEL in one["metadata"]["labels"]]
+        found += [_leftover(kind, one, namespace, now) for one in objects if _is_of_a_run(kind, one)]
     return [one for one in found if one.age_s >= older_than_s], unseen
 
 
@@ -104,31 +108,56 @@ def wait_gone(api: Api, *, run: str) -> None:
     raise TestbedError(f"{', '.join(left)} did not go within {_GONE_S:g} s", "look at the events of these VMs")
 
 
-def remove(api: Api, found: Sequence[Leftover]) -> None:
-    """Remove leftovers, networks so that the nodes get their NIC back; raise TestbedError for what stays."""
-    failed = []
-    for one in found:
-        if one.kind in _NETWORKS:
-            continue
-        try:
-            api.delete(one.kind, one.name, one.namespace)
-            _log.info("cleanup.removed", kind=one.kind.name, name=one.name)
-        except StuntimeError as error:
-            failed.append(str(error))
-    names = {one.name for one in found if one.kind in _NETWORKS}
-    for network in NETWORKS:
-        made = networks.Plan(network, "", None, None)
-        if any(networks.is_part(name, made) for name in names):
-            try:
-                networks.down(api, made)
-                _log.info("cleanup.removed", kind="network", name=network)
-            except StuntimeError as error:
-                failed.append(str(error))
+def remove(api: Api, found: Sequence[Leftover], window: Window) -> None:
+    """Remove leftovers, networks so that the nodes get their NIC back; raise TestbedError for what stays.
+
+    A run's networks go after its VMs, and last the Leases which keep others from the NICs. Nobody measures meanwhile.
+    """
+    failed: list[str] = []
+    with _announced(window):
+        for one in found:
+            if one.kind not in _NETWORKS and one.kind is not LEASE:
+                with _noted(failed, one.kind.name, one.name):
+                    api.delete(one.kind, one.name, one.namespace)
+        for network, run in sorted({(one.network, one.run) for one in found if one.network is not None}):
+            with _noted(failed, "network", network):
+                wait_gone(api, run=run)
+                networks.down(api, network, run=run)
+        for one in found:
+            if one.kind is LEASE:
+                with _noted(failed, one.kind.name, one.name):
+                    api.delete(one.kind, one.name, one.namespace)
     if failed:
         raise TestbedError(f"not all could be removed: {'; '.join(failed)}", "mend that and clean up again")
 
 
+def _is_of_a_run(kind: Kind, found: Object) -> bool:
+    labels = found["metadata"]["labels"]
+    return RUN_LABEL in labels and (kind not in _NETWORKS or labels.get(NETWORK_LABEL) in NETWORKS)
+
+
+@contextmanager
+def _announced(window: Window) -> Iterator[None]:
+    """Hold measurements off; where that cannot be, go on and say so: what is left disturbs them, too."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(window.provisioning("cleanup"))
+        except StuntimeError as error:
+            _log.warning("cleanup.not-announced", reason=error.reason, message=str(error))
+        yield
+
+
+@contextmanager
+def _noted(failed: list[str], kind: str, name: str) -> Iterator[None]:
+    try:
+        yield
+        _log.info("cleanup.removed", kind=kind, name=name)
+    except StuntimeError as error:
+        failed.append(str(error))
+
+
 def _leftover(kind: Kind, found: Object, namespace: str, now: float) -> Leftover:
-    metadata = found["metadata"]
+    metadata, labels = found["metadata"], found["metadata"]["labels"]
     created = seconds(metadata.get("creationTimestamp")) or now
-    return Leftover(kind, metadata["name"], namespace, metadata["labels"][RUN_LABEL], max(0.0, now - created))
+    age_s = max(0.0, now - created)
+    return Leftover(kind, metadata["name"], namespace, labels[RUN_LABEL], age_s, labels.get(NETWORK_LABEL))

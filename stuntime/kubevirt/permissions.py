@@ -63,10 +63,10 @@ RIGHTS = (
     _of(KUBEVIRT, "list", "cluster"),
     _of(VMIM, "list", "cluster"),
     _of(NNS, "list", "cluster", ANY),
-    _of(NNCP, "create delete get list patch", "cluster", ANY),
+    _of(NNCP, "create delete list patch", "cluster", ANY),
     _of(NNCE, "list watch", "cluster", ANY),
-    _of(NAD, "create delete patch watch", "namespace", ANY),
-    _of(CUDN, "create delete list patch watch", "cluster", "ovn-localnet"),
+    _of(NAD, "create delete watch", "namespace", ANY),
+    _of(CUDN, "create delete list watch", "cluster", "ovn-localnet"),
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stuntime.errors import StuntimeError, UnfitError
-from stuntime.kubevirt import cluster, networks, permissions
+from stuntime.kubevirt import cluster, networks, nics, permissions
 from stuntime.kubevirt.api import Api, ApiError
 from stuntime.kubevirt.cluster import Cluster, Node
 from stuntime.kubevirt.kinds import (
@@ -28,6 +28,7 @@ from stuntime.kubevirt.kinds import (
 )
 from stuntime.kubevirt.manifests import HOSTNAME, run_labels
 from stuntime.kubevirt.settings import Settings
+from stuntime.scenario import NETWORKS
 
 _LEAST_KUBEVIRT = (1, 6)
 _NODES_FOR_ALL, _NODES_AT_LEAST = 3, 2
@@ -225,19 +226,25 @@ def _found_nic(api: Api, settings: Settings, names: set[str], making: Sequence[s
     """Return the NIC to use, what is told of it, and whether it can be used.
 
     A network of ours that is up, be it of a run that was killed, keeps its NIC: one that others have is not moved.
+    Where none is spare, the NIC of the other network is the one to wait for.
     """
-    states = [one for one in api.find(NNS) if one["metadata"]["name"] in names]
+    states = {name: one for one in api.find(NNS) if (name := one["metadata"]["name"]) in names}
+    ours = {
+        nic: network
+        for network in sorted(NETWORKS, key=lambda network: network in making)
+        for nic in networks.nics_of(api, network)
+    }
     if nic := settings.networks.nic:
-        lacking = sorted(
-            one["metadata"]["name"]
-            for one in states
-            if nic not in {found["name"] for found in one["status"]["currentState"].get("interfaces") or []}
-        )
-        return nic, f"{nic}, which {', '.join(lacking)} has not" if lacking else f"{nic}, as asked", not lacking
-    for network in making:
-        if nic := networks.nic_of(api, networks.Plan(network, "", None, None)):
-            return nic, f"{nic}, which {network} is on already", True
-    spare = networks.spare_nic(states) if len(states) == len(names) else None
+        lacking = sorted(node for node, state in states.items() if nic not in nics.interfaces(state))
+        if lacking:
+            return nic, f"{nic}, which {', '.join(lacking)} has not", False
+        uses = [f"on {node} it {use}" for node, state in sorted(states.items()) if (use := nics.use_of(nic, state))]
+        in_use = uses and nic not in ours
+        return nic, f"{nic} is in use: {'; '.join(uses)}" if in_use else f"{nic}, as asked", not in_use
+    spare = nics.spare(list(states.values())) if len(states) == len(names) else None
+    known = [nic for nic, network in ours.items() if network in making or spare is None]
+    if known:
+        return known[-1], f"{known[-1]}, which {ours[known[-1]]} is on already", True
     return spare, spare or "none", spare is not None
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from stuntime.errors import StuntimeError, UnfitError
 from stuntime.guest import ConsoleShell, Login
-from stuntime.kubevirt import manifests, networks, vms
+from stuntime.kubevirt import manifests, networks, plans, vms
 from stuntime.kubevirt.api import Api, ConflictError, InterruptedRunError
 from stuntime.kubevirt.cluster import Cluster, Node
 from stuntime.kubevirt.kinds import CONFIG_MAP, SCENARIO_LABEL, SECRET, VM, Object
@@ -270,10 +270,10 @@ class KubevirtTestbed:
             return
         if self._nic is None:
             raise UnfitError("no spare NIC is known", "name one with --nic", reason="nic-missing")
-        plan = networks.plan(name, settings, self._nic)
+        plan = plans.plan(name, settings, self._nic)
         with ExitStack() as held:
             # One that is up on another NIC is somebody's, too, until that NIC is given back.
-            for nic in dict.fromkeys((networks.nic_of(self._api, plan) or self._nic, self._nic)):
+            for nic in dict.fromkeys((*networks.nics_of(self._api, name), self._nic)):
                 held.enter_context(self._window.nic(nic, self._settings.holder, wait_s=settings.nic_wait_s))
             try:
                 with self._explained(evidence), self._window.provisioning(f"network {name}"):
@@ -282,25 +282,25 @@ class KubevirtTestbed:
                 _log.info("network.up", network=name, nic=self._nic, seconds=round(time.monotonic() - started, 1))
                 yield attachment
             except BaseException as error:
-                self._unmade_after(error, plan)
+                self._unmade_after(error, name)
                 raise
             try:
-                self._unmade(plan)
+                self._unmade(name)
             except (KeyboardInterrupt, SystemExit) as interrupt:
-                self._unmade_after(interrupt, plan)
+                self._unmade_after(interrupt, name)
                 raise
 
-    def _unmade_after(self, error: BaseException, plan: networks.Plan) -> None:
+    def _unmade_after(self, error: BaseException, network: str) -> None:
         """Take a network away after a trouble, which is the one to tell; after an interrupt nothing is waited for."""
         if not isinstance(error, Exception) and not self._api.stopped:
             self.abandon()
         with _told("network.left"):
-            self._unmade(plan)
+            self._unmade(network)
 
-    def _unmade(self, plan: networks.Plan) -> None:
-        with nullcontext() if self._api.stopped else self._window.provisioning(f"network {plan.network}"):
+    def _unmade(self, network: str) -> None:
+        with nullcontext() if self._api.stopped else self._window.provisioning(f"network {network}"):
             patience = {"timeout_s": _LAST_NETWORK_S} if self._api.stopped else {}
-            networks.down(self._client(), plan, **patience)
+            networks.down(self._client(), network, run=self._settings.run_name, **patience)
 
     def _boot(self, scenario: Scenario) -> None:
         route, attachment = self.route(scenario), self._attachment

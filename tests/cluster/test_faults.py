@@ -111,6 +111,29 @@ def test_network_that_a_dead_command_left(cluster: Running, lab: Lab) -> None:
     assert "stuntime.io/run=forgotten" not in cluster.kubectl("get", "nncp", "--show-labels")
 
 
+def test_policy_that_is_degraded(cluster: Running, lab: Lab, tmp_path: Path) -> None:
+    """A node that cannot be configured ends the run with its words; all others have their NIC back."""
+    wait_for(lambda: not any(is_taken(cluster, _NIC)), f"a spare {_NIC}", timeout_s=_EVENT_S)
+    node, in_the_way = _NODE_NAMES[1], f"st-{_NIC}"
+    cluster.on(node, "ip", "link", "add", in_the_way, "type", "dummy")
+    try:
+        output = tmp_path / "output"
+        finished = lab.measure("run", _PLAIN, "--nic", _NIC, "--output", str(output))
+        result, verdict = _only(output)
+        assert (finished.code, verdict) == (3, _ERROR), finished.stderr
+        assert result.error is not None
+        assert result.error.reason == "network-degraded", result.error
+        assert f"{node} could not be configured" in result.error.message
+        assert in_the_way in result.error.message
+        assert "network.left" in finished.stderr
+        assert not any(is_taken(cluster, _NIC))
+    finally:
+        cluster.on(node, "ip", "link", "delete", in_the_way)
+    cleaned = lab.run("cleanup", "--run", result.run, "--yes")
+    assert cleaned.code == 0, cleaned.stderr
+    lab.until_nothing_is_left()
+
+
 # Runs that somebody disturbs, or ends: a few at once, each in a laboratory of its own.
 
 
@@ -448,16 +471,12 @@ def test_nic_that_is_missing(lab: Lab, tmp_path: Path) -> None:
     assert lab.left() == []
 
 
-def test_policy_that_is_degraded(lab: Lab, bridge: str, tmp_path: Path) -> None:
-    """A NIC that another bridge has makes a degraded policy, told in its words: an error, and nothing is left."""
-    output = tmp_path / "output"
-    finished = lab.measure("run", _PLAIN, "--nic", _NIC, "--output", str(output))
-    result, verdict = _only(output)
-    assert (finished.code, verdict) == (3, _ERROR), finished.stderr
-    assert result.error is not None
-    assert result.error.reason == "network-degraded", result.error
-    assert bridge in result.error.message
-    lab.until_nothing_is_left()
+def test_nic_that_is_in_use(lab: Lab, bridge: str, tmp_path: Path) -> None:
+    """A NIC that another bridge has is not taken from it: exit code 3, and whose it is is told."""
+    finished = lab.measure("run", _PLAIN, "--nic", _NIC, "--output", str(tmp_path / "output"))
+    assert finished.code == 3, finished.stderr
+    assert f"{_NIC} is in use: on {_NODE_NAMES[0]} it is a port of {bridge}" in finished.stderr
+    assert lab.left() == []
     assert all(is_taken(lab.cluster, _NIC))
 
 

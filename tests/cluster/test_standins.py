@@ -168,6 +168,22 @@ def test_missing_nic_is_degraded(lab: Lab):
         lab.running.kubectl("delete", "nncp", "standin-missing")
 
 
+def test_policy_in_progress_cannot_be_changed(lab: Lab):
+    """A policy that nodes are at, or have not begun with, takes no other spec, as with the webhook of NMState."""
+    kind = {
+        "apiVersion": "nmstate.io/v1",
+        "kind": "NodeNetworkConfigurationPolicy",
+        "metadata": {"name": "standin-busy"},
+    }
+    specs = [{"desiredState": {"interfaces": []}, "maxUnavailable": limit} for limit in (1, 2)]
+    try:
+        with pytest.raises(TestbedError, match="policy standin-busy is still in progress"):
+            lab.apply({"apiVersion": "v1", "kind": "List", "items": [{**kind, "spec": spec} for spec in specs]})
+        lab.policy("standin-busy", {"interfaces": []}, maxUnavailable=3)
+    finally:
+        lab.running.kubectl("delete", "nncp", "standin-busy")
+
+
 def test_network_makes_definitions(network: Lab):
     """A ClusterUserDefinedNetwork has a definition in each namespace that it selects, and says so."""
     condition = _wait(lambda: _created(network), "NetworkCreated", _PROMPT_S)

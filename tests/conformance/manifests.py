@@ -10,7 +10,7 @@ from typing import Any
 from stuntime.kubevirt import kinds, leases, manifests
 from stuntime.kubevirt.cluster import Node
 from stuntime.kubevirt.deposit import Depository
-from stuntime.kubevirt.networks import Plan
+from stuntime.kubevirt.plans import Plan
 from stuntime.kubevirt.settings import Guest, Owner
 from stuntime.result import parse_result
 from stuntime.scenario import NETWORKS
@@ -44,13 +44,10 @@ def everything() -> Iterator[dict[str, Any]]:
     for network in NETWORKS:
         for vlan, mtu in ((None, None), (7, 9000)):
             plan = Plan(network, "ens2f1", vlan, mtu)
-            policy = plan.policy(Node("worker-0", "worker-0", {}), LABELS)
+            policy = plan.policy(Node("worker-0", "worker-0", {}), LABELS, former_mtu=mtu)
             yield policy
-            yield {**policy, "spec": {**policy["spec"], "desiredState": plan.desired_state(up=False)}}
-            config = json.dumps(plan.nad_configuration("ns"))
-            yield kinds.NAD.object(plan.name, labels=LABELS, spec={"config": config})
-            if network == "ovn-localnet":
-                yield kinds.CUDN.object(plan.name, labels=LABELS, spec=plan.user_defined_network("ns"))
+            yield {**policy, "spec": {**policy["spec"], "desiredState": plan.desired_state(up=False, former_mtu=mtu)}}
+            yield plan.attachment("ns", LABELS)[1]
     yield kinds.LEASE.object(f"stuntime-slot-{RUN}-0", labels=LABELS, spec=leases.spec("somebody", 60.0))
     yield from _deposits()
 

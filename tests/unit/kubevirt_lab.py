@@ -24,6 +24,7 @@ import structlog
 from stuntime import guest, prober
 from stuntime.kubevirt import api as api_module
 from stuntime.kubevirt import console, leases, migration, preflight, vms
+from stuntime.kubevirt import networks as networks_module
 from stuntime.kubevirt.api import Api
 from stuntime.kubevirt.diagnostics import diagnose
 from stuntime.kubevirt.kinds import LEASE, OURS, POD, SECRET, Object, selector
@@ -145,6 +146,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
         (console, "_AGAIN_S", 0.05),
         (guest, "_SYNC_S", 0.5),
         (leases, "_PAUSE_S", 0.01),
+        (networks_module, "_PAUSE_S", 0.02),
         (migration, "_BELATED_S", 1.0),
         (prober, "_ANSWERING_S", 0.5),
         (vms, "_ADDRESSES_S", 1),

@@ -13,7 +13,10 @@ import pytest
 from stuntime import suite
 from stuntime.errors import ExitCode, TestbedError
 from stuntime.kubevirt import cleanup, testbed
+from stuntime.kubevirt.api import Api
 from stuntime.kubevirt.kinds import CONFIG_MAP, LEASE, NAD, NNCP, POD, RUN_LABEL, VM, VMI, VMIM
+from stuntime.kubevirt.plans import NETWORK_LABEL
+from stuntime.kubevirt.window import Window
 from tests.unit.kubeapi.kubevirt import Times
 from tests.unit.kubeapi.store import Change
 from tests.unit.kubevirt_lab import SCENARIO, Lab, hurry
@@ -204,7 +207,8 @@ def test_cleanup_touches_nothing_else(tmp_path: Path) -> None:
         lab.server.seed(CONFIG_MAP, CONFIG_MAP.object("of-no-run"))
         for run in ("a-run", "another"):
             for kind in (VM, POD, CONFIG_MAP, NAD):
-                one = kind.object(f"stuntime-{run}", labels={RUN_LABEL: run})
+                of_a_network = {NETWORK_LABEL: "linux-bridge"} if kind == NAD else {}
+                one = kind.object(f"stuntime-{run}", labels={RUN_LABEL: run, **of_a_network})
                 lab.server.seed(
                     kind, {**one, **({"spec": {"runStrategy": "Halted", "template": {}}} if kind == VM else {})}
                 )
@@ -213,7 +217,7 @@ def test_cleanup_touches_nothing_else(tmp_path: Path) -> None:
         assert not _found(lab, older_than_s=3600)
         assert len(_found(lab, older_than_s=3600, now=time.time() + 7200)) == 9
         assert {one.run for one in _found(lab, run="a-run")} == {"a-run"}
-        cleanup.remove(lab.api, _found(lab, run="a-run"))
+        cleanup.remove(lab.api, _found(lab, run="a-run"), _window(lab.api))
         left = set(lab.left())
         assert {"ConfigMap of-no-run", "ConfigMap stuntime-another", "VirtualMachine stuntime-another"} <= left
         assert lab.api.get(CONFIG_MAP, "theirs") is not None
@@ -233,7 +237,7 @@ def test_cleanup_says_what_it_could_not_do(tmp_path: Path) -> None:
         assert [(one.kind, one.matters) for one in unseen] == [(VMIM, True)]
         assert VMIM.resource in str(unseen[0])
         with pytest.raises(TestbedError, match="not all could be removed") as failed:
-            cleanup.remove(lab.api, found)
+            cleanup.remove(lab.api, found, _window(lab.api))
         assert "pods" in str(failed.value)
         assert lab.left() == ["Pod stuntime-a-run"]
 
@@ -250,4 +254,9 @@ def _clean(lab: Lab) -> None:
     api = lab.server.api("ns")
     found, unseen = cleanup.leftovers(api, run=None, older_than_s=0, now=time.time(), window_namespace="stuntime")
     assert not unseen
-    cleanup.remove(api, found)
+    cleanup.remove(api, found, _window(api))
+    api.stop()
+
+
+def _window(api: Api) -> Window:
+    return Window(api, namespace="stuntime", run="cleanup")

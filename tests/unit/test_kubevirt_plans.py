@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 
 from stuntime.errors import UsageError
-from stuntime.kubevirt import manifests, networks
+from stuntime.kubevirt import manifests, plans
 from stuntime.kubevirt.cluster import Node
-from stuntime.kubevirt.networks import Plan, described, spare_nic
+from stuntime.kubevirt.kinds import CUDN, NAD
+from stuntime.kubevirt.networks import described
+from stuntime.kubevirt.nics import spare, use_of
+from stuntime.kubevirt.plans import Plan
 from stuntime.kubevirt.settings import Addresses, Guest, NetworkSettings, Settings
 
 BRIDGE, LOCALNET = "linux-bridge", "ovn-localnet"
@@ -35,8 +38,9 @@ def test_a_bridge_is_that_of_the_documentation() -> None:
     assert plan.desired_state(up=False) == {
         "interfaces": [{"name": "st-ens2f1", "type": "linux-bridge", "state": "absent"}]
     }
-    [plugin] = plan.nad_configuration("ns")["plugins"]
-    assert plugin == {"type": "bridge", "bridge": "st-ens2f1", "disableContainerInterface": True}
+    kind, nad = plan.attachment("ns", {})
+    [plugin] = json.loads(nad["spec"]["config"])["plugins"]
+    assert (kind, plugin) == (NAD, {"type": "bridge", "bridge": "st-ens2f1", "disableContainerInterface": True})
 
 
 def test_a_localnet_is_that_of_the_documentation() -> None:
@@ -47,26 +51,42 @@ def test_a_localnet_is_that_of_the_documentation() -> None:
     mapping = {"localnet": "stuntime-ovn-localnet", "bridge": "st-ens2f1", "state": "present"}
     assert policy["ovn"]["bridge-mappings"] == [mapping]
     assert plan.desired_state(up=False)["ovn"]["bridge-mappings"] == [{**mapping, "state": "absent"}]
-    network = plan.user_defined_network("ns")
-    assert network["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "ns"}}
-    assert network["network"]["localnet"] == {
+    kind, network = plan.attachment("ns", {})
+    assert kind == CUDN
+    assert network["spec"]["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "ns"}}
+    assert network["spec"]["network"]["localnet"] == {
         "role": "Secondary",
         "physicalNetworkName": "stuntime-ovn-localnet",
         "ipam": {"mode": "Disabled"},
     }
-    assert plan.nad_configuration("ns")["netAttachDefName"] == "ns/stuntime-ovn-localnet"
 
 
 def test_vlan_and_mtu_are_everywhere_they_belong() -> None:
-    """A VLAN and an MTU reach the NAD, the network and the NIC; an OVS bridge has no MTU of its own."""
+    """A VLAN and an MTU reach the NAD, the network and the NIC, which has its own MTU again afterwards.
+
+    An OVS bridge has no MTU of its own.
+    """
     bridge, localnet = (Plan(network, "eno2", 100, 9000) for network in (BRIDGE, LOCALNET))
-    assert bridge.nad_configuration("ns")["plugins"][0].items() >= {"vlan": 100, "mtu": 9000}.items()
-    assert localnet.nad_configuration("ns").items() >= {"vlanID": 100, "mtu": 9000}.items()
-    told = localnet.user_defined_network("ns")["network"]["localnet"]
+    nad = json.loads(bridge.attachment("ns", {})[1]["spec"]["config"])
+    assert nad["plugins"][0].items() >= {"vlan": 100, "mtu": 9000}.items()
+    told = localnet.attachment("ns", {})[1]["spec"]["network"]["localnet"]
     assert (told["vlan"], told["mtu"]) == ({"mode": "Access", "access": {"id": 100}}, 9000)
     for plan, own in ((bridge, 9000), (localnet, None)):
         made, nic = plan.desired_state(up=True)["interfaces"]
         assert (made.get("mtu"), nic["name"], nic["mtu"]) == (own, "eno2", 9000)
+        gone, nic = plan.desired_state(up=False, former_mtu=1500)["interfaces"]
+        assert (gone["state"], nic["name"], nic["mtu"]) == ("absent", "eno2", 1500)
+
+
+def test_an_object_says_how_it_was_planned() -> None:
+    """Every object of a network can be asked for its plan, and a policy for the MTU before; others say nothing."""
+    node = Node("worker-0", "worker-0.host", {})
+    for plan in (Plan(BRIDGE, "ens2f1", None, None), Plan(LOCALNET, "ens2f1", 7, 9000)):
+        policy, (_, attachment) = plan.policy(node, {}, 1400), plan.attachment("ns", {})
+        assert Plan.of(policy) == Plan.of(attachment) == plan
+        assert (plans.former_mtu(policy), plans.former_mtu(attachment)) == (1400, None)
+    for annotations in (None, {}, {"stuntime.io/plan": "?"}, {"stuntime.io/plan": "{}"}):
+        assert Plan.of({"metadata": {"annotations": annotations}}) is None
 
 
 def test_a_policy_is_for_one_node_and_its_name_fits_a_label() -> None:
@@ -91,7 +111,7 @@ def test_a_bridges_name_fits_the_kernel() -> None:
 def test_an_unknown_network_is_not_made() -> None:
     """Only the two networks can be made."""
     with pytest.raises(UsageError, match="no network 'mine' can be made"):
-        networks.plan("mine", NetworkSettings(), "eno2")
+        plans.plan("mine", NetworkSettings(), "eno2")
 
 
 def test_a_nad_is_described_by_what_decides_the_value() -> None:
@@ -105,8 +125,8 @@ def test_a_nad_is_described_by_what_decides_the_value() -> None:
         "bridge": "br0", "cniVersion": "0.3.1", "disableContainerInterface": False, "type": "bridge", "vlan": 7,
     }  # fmt: skip
     assert described({"type": "cnv-bridge", "bridge": "br0"}) == {"bridge": "br0", "type": "cnv-bridge"}
-    made = Plan(LOCALNET, "eno2", None, None).nad_configuration("ns")
-    assert not {"name", "netAttachDefName"} & described(made).keys()
+    made = {"type": "ovn-k8s-cni-overlay", "name": "x", "netAttachDefName": "ns/x", "topology": "localnet"}
+    assert described(made) == {"type": "ovn-k8s-cni-overlay", "topology": "localnet"}
 
 
 @pytest.mark.parametrize(
@@ -121,9 +141,9 @@ def test_a_nad_is_described_by_what_decides_the_value() -> None:
 )
 def test_a_nic_in_use_is_not_spare(used: dict[str, Any]) -> None:
     """A NIC that is down, no NIC, held by another interface or has an address is not taken, on whichever node."""
-    spare = _nic("eno2", ipv6={"address": [{"ip": "fe80::1"}]})
-    assert spare_nic([_state(spare), _state(spare)]) == "eno2"
-    assert spare_nic([_state(spare), _state(used)]) is None
+    unused = _nic("eno2", ipv6={"address": [{"ip": "fe80::1"}]})
+    assert spare([_state(unused), _state(unused)]) == "eno2"
+    assert spare([_state(unused), _state(used)]) is None
 
 
 def test_ports_and_bases_are_not_spare() -> None:
@@ -131,8 +151,12 @@ def test_ports_and_bases_are_not_spare() -> None:
     bridge = {"name": "br0", "type": "linux-bridge", "state": "up", "bridge": {"port": [{"name": "eno3"}]}}
     vlan = {"name": "eno4.5", "type": "vlan", "state": "up", "vlan": {"base-iface": "eno4"}}
     nics = [_nic(f"eno{number}") for number in range(1, 5)]
-    assert spare_nic([_state(bridge, vlan, *nics)]) == "eno2"
-    assert spare_nic([]) is None
+    assert spare([_state(bridge, vlan, *nics)]) == "eno2"
+    uses = [
+        use_of(nic, _state(bridge, vlan, *nics, _nic("eno5", controller="br-ex"))) for nic in ("eno2", "eno3", "eno5")
+    ]
+    assert uses == ["", "is a port of br0", "is a port of br-ex"]
+    assert spare([]) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import yaml
 
 from stuntime import cli
 from stuntime.errors import ExitCode, UnfitError
-from stuntime.kubevirt import cleanup, networks, permissions, preflight
+from stuntime.kubevirt import cleanup, networks, permissions, plans, preflight
 from stuntime.kubevirt.cluster import Node
 from stuntime.kubevirt.deposit import Depository
 from stuntime.kubevirt.kinds import (
@@ -35,6 +35,7 @@ from stuntime.kubevirt.manifests import run_labels
 from stuntime.kubevirt.permissions import RIGHTS
 from stuntime.kubevirt.preflight import Found
 from stuntime.kubevirt.settings import Guest, NetworkSettings
+from stuntime.kubevirt.window import Window
 from stuntime.scenario import NETWORKS, PATHS
 from tests.unit.kubevirt_lab import OPTIONS, SCENARIO, Lab, hurry
 
@@ -168,7 +169,7 @@ def test_nodes_and_nics_that_are_named(tmp_path: Path) -> None:
 def test_a_network_that_is_up_keeps_its_nic(tmp_path: Path) -> None:
     """Where a network of ours is up already its NIC is used again, though a port of its bridge is no spare one."""
     with Lab(tmp_path) as lab:
-        networks.up(lab.api, networks.Plan(NETWORKS[0], "eno2", None, None), [NODE_A], run_labels("dead"))
+        networks.up(lab.api, plans.Plan(NETWORKS[0], "eno2", None, None), [NODE_A], run_labels("dead"))
         for name in ("node-a", "node-b", "node-c"):
             found = lab.server.store.get(NNS, "", name)
             port = {"name": "st-eno2", "type": "linux-bridge", "bridge": {"port": [{"name": "eno2"}]}}
@@ -184,8 +185,8 @@ def test_a_network_that_is_up_keeps_its_nic(tmp_path: Path) -> None:
 def test_a_network_that_is_left_on_another_nic_is_taken_away(tmp_path: Path) -> None:
     """Where a killed run left the network on another NIC, the nodes get that one back before the new one is taken."""
     with Lab(tmp_path) as lab:
-        networks.up(lab.api, networks.Plan(NETWORKS[0], "eno2", None, None), [NODE_A], run_labels("dead"))
-        networks.up(lab.api, networks.Plan(NETWORKS[0], "eno1", None, None), [NODE_A], run_labels("new"))
+        networks.up(lab.api, plans.Plan(NETWORKS[0], "eno2", None, None), [NODE_A], run_labels("dead"))
+        networks.up(lab.api, plans.Plan(NETWORKS[0], "eno1", None, None), [NODE_A], run_labels("new"))
         states = [(one["name"], one["state"]) for _, _, state in lab.nmstate.enacted for one in state["interfaces"]]
         assert states == [("st-eno2", "up"), ("st-eno2", "absent"), ("st-eno1", "up")]
 
@@ -208,7 +209,7 @@ def test_a_network_on_another_nic_is_not_taken_away(tmp_path: Path) -> None:
         [result] = lab.measured()
         assert result.error.reason == "nic-taken"
         assert "NIC eno2 is taken by run 2026" in result.error.message
-        assert networks.nic_of(lab.api, networks.Plan(NETWORKS[0], "", None, None)) == "eno2"
+        assert networks.nics_of(lab.api, NETWORKS[0]) == ["eno2"]
 
 
 # Rights.
@@ -259,7 +260,7 @@ def test_what_is_asked_of_the_api_is_what_is_granted(tmp_path: Path) -> None:
         labels = run_labels("dead")
         _let_ovn_be_slow(lab)
         for network in NETWORKS:  # a run that was killed left its networks
-            networks.up(lab.api, networks.Plan(network, "eno1", None, None), [NODE_A], labels)
+            networks.up(lab.api, plans.Plan(network, "eno1", None, None), [NODE_A], labels)
         lab.server.seed(POD, POD.object("stuntime-dead-pull", labels=labels))
         with lab.testbed():  # another process of the same run is there
             lab.settings = replace(lab.settings, guest=Guest(image="guest"), boot_timeout_s=3.0)
@@ -273,7 +274,7 @@ def test_what_is_asked_of_the_api_is_what_is_granted(tmp_path: Path) -> None:
         for _ in range(2):  # the first time its answer was lost, say
             Depository(lab.api, output.plan.run, None).put_plan(output.plan, {})
         found, _ = cleanup.leftovers(lab.api, run=None, older_than_s=0, now=time.time(), window_namespace="stuntime")
-        cleanup.remove(lab.api, found)
+        cleanup.remove(lab.api, found, Window(lab.api, namespace="stuntime", run="cleanup"))
         asked_for = {one for one in _asked(lab) if one[1] != "clusterversions.config.openshift.io"}  # read if it may be
         assert asked_for - _granted() == set()
         assert _granted() - asked_for == set()
@@ -326,7 +327,7 @@ def test_each_right_that_is_missing_is_a_line(tmp_path: Path) -> None:
             ("get", "namespaces"),
             ("list", VMIM.resource),
             ("list", NNS.resource),
-            ("get", NNCP.resource),
+            ("list", NNCP.resource),
             ("list", VM.resource),
             ("list", CONFIG_MAP.resource),
             ("create", POD.resource),
@@ -445,6 +446,46 @@ def test_a_resumed_run_has_its_settings_again(tmp_path: Path) -> None:
             assert _run(lab, "suite", "--resume", str(tmp_path / "out"), *more) == ExitCode.OK
             environment = json.loads(result.read_text())["environment"]
             assert (environment["guest_image"], environment["nic"]) == ("ours", nic)
+
+
+def test_a_resumed_run_removes_its_own_vms_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a process of the run that was killed has left is gone before its scenarios are measured again."""
+    out = tmp_path / "out"
+    words = ["suite", SCENARIO, "--testbed", "kubevirt", "--guest-boot", "kernel", "--output", str(out)]
+    with Lab(tmp_path) as lab:
+        words += ["--run", lab.settings.run, "--interval", "0.01", "--recovery-probes", "10"]
+        assert _run(lab, *words) == ExitCode.OK
+        (out / "results" / f"{SCENARIO}.json").unlink()
+        left = {"runStrategy": "Halted", "template": {}}
+        lab.server.seed(VM, VM.object(lab.vm(), labels={RUN_LABEL: lab.settings.run_name}, spec=left))
+        assert _run(lab, "suite", "--resume", str(out)) == ExitCode.OK
+        assert f"removed {VM.name} ns/{lab.vm()}" in capsys.readouterr().out
+
+
+def test_a_network_that_stays_is_told_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A network that cannot be taken away leaves the results and their judgement, and the command says what stays."""
+    out = tmp_path / "out"
+    words = ["suite", SCENARIO, "--testbed", "kubevirt", "--guest-boot", "kernel", "--output", str(out)]
+    with Lab(tmp_path) as lab:
+        lab.at("measure.collecting", lambda: lab.nmstate.refusals.update({"node-b": "NmstateError: busy"}))
+        assert _run(lab, *words, "--interval", "0.01", "--recovery-probes", "10") == ExitCode.TESTBED
+        assert "node-b could not be configured" in capsys.readouterr().err
+        assert json.loads((out / "results" / f"{SCENARIO}.json").read_text())["error"] is None
+        assert (out / "junit.xml").exists()
+
+
+def test_a_network_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that could not have the NIC takes nothing away when it ends, and is told whose the network is."""
+    with Lab(tmp_path) as lab:
+        assert _run(lab, "network", "up", NETWORKS[0], "--run", "theirs") == ExitCode.OK
+        before = lab.left()
+        assert _run(lab, "network", "up", NETWORKS[0], "--run", "ours") == ExitCode.UNFIT
+        assert "is taken by run theirs" in capsys.readouterr().err
+        assert _run(lab, "network", "down", NETWORKS[0], "--run", "ours") == ExitCode.OK
+        assert "take it away with --run theirs" in capsys.readouterr().err
+        assert lab.left() == before
+        assert _run(lab, "network", "down", NETWORKS[0], "--run", "theirs") == ExitCode.OK
+        lab.require_nothing_left(but="window-renewal")
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -135,6 +135,7 @@ func withoutComments(document []byte) []byte {
 type meta struct {
 	Name            string            `json:"name"`
 	Labels          map[string]string `json:"labels,omitempty"`
+	Annotations     map[string]string `json:"annotations,omitempty"`
 	OwnerReferences []owner           `json:"ownerReferences,omitempty"`
 }
 

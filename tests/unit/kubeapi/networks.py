@@ -6,12 +6,14 @@ from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 
-from stuntime.kubevirt.kinds import CUDN, NAD, NAMESPACE, NNCE, NNCP, NNS, NODE, Object, selector
+from stuntime.kubevirt.kinds import CUDN, NAD, NAMESPACE, NNCE, NNCP, NNS, NODE, Kind, Object, condition, selector
 from tests.unit.kubeapi.server import FakeServer
 from tests.unit.kubeapi.store import Change, RefusedError, Selector
 
 _OF_POLICY = ("Available", "Degraded", "Progressing")
 _OF_NODE = ("Available", "Failing", "Progressing", "Pending", "Aborted")
+_PROGRESSING = "ConfigurationProgressing"
+_WEBHOOK = "nodenetworkconfigurationpolicies-update-validate.nmstate.io"
 _FINALIZER = "k8s.ovn.org/user-defined-network-protection"
 
 
@@ -19,7 +21,8 @@ class FakeNMState:
     """Enacts each NodeNetworkConfigurationPolicy on the nodes that it selects, one after the other.
 
     `refusals` names nodes that cannot, and what they say. Each node has a NodeNetworkState with these NICs, up and
-    unused; a policy's interfaces do not show there.
+    unused; a policy's interfaces do not show there. As the webhook has it, a policy cannot be changed while nodes are
+    at it, or before they have begun.
     """
 
     def __init__(self, server: FakeServer, *, nics: tuple[str, ...] = ("eno1", "eno2"), step_s: float = 0.02) -> None:
@@ -27,6 +30,7 @@ class FakeNMState:
         self.enacted: list[tuple[str, str, Object]] = []
         self._server, self._store = server, server.store
         self._step_s = step_s
+        server.store.revision.append(_require_settled)
         server.store.listeners.append(lambda change: server.worker.later(0, partial(self._react, change)))
         for node in self._nodes():
             interfaces = [{"name": nic, "type": "ethernet", "state": "up", "mtu": 1500} for nic in nics]
@@ -45,7 +49,7 @@ class FakeNMState:
 
     def _enact(self, policy: Object) -> Iterator[float]:
         name, generation = policy["metadata"]["name"], policy["metadata"]["generation"]
-        self._say(policy, _conditions(_OF_POLICY, "Progressing", "ConfigurationProgressing"))
+        self._say(policy, _conditions(_OF_POLICY, "Progressing", _PROGRESSING))
         failed = []
         nodes = self._nodes(policy["spec"].get("nodeSelector") or {})
         for node in nodes:
@@ -54,7 +58,7 @@ class FakeNMState:
             if current is None or current["metadata"]["generation"] != generation:
                 return
             enactment = self._enactment(policy, node)
-            self._told(enactment, generation, _conditions(_OF_NODE, "Progressing", "ConfigurationProgressing"))
+            self._told(enactment, generation, _conditions(_OF_NODE, "Progressing", _PROGRESSING))
             yield self._step_s
             if node in self.refusals:
                 failed.append(node)
@@ -151,6 +155,14 @@ class FakeOVN:
             **({"vlanID": vlan} if vlan else {}),
             **({"mtu": localnet["mtu"]} if localnet.get("mtu") else {}),
         }
+
+
+def _require_settled(kind: Kind, before: Object, after: Object) -> None:
+    reason = condition(before, "Available").get("reason") or _PROGRESSING
+    if kind == NNCP and before["spec"] != after["spec"] and reason == _PROGRESSING:
+        name = before["metadata"]["name"]
+        told = f"failed to admit {NNCP.name} {name}: message: policy {name} is still in progress. "
+        raise RefusedError(403, f'admission webhook "{_WEBHOOK}" denied the request: {told}')
 
 
 def _conditions(kinds: tuple[str, ...], true: str, reason: str, message: str = "") -> list[Object]:

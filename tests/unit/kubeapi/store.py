@@ -96,6 +96,7 @@ class Store:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.admission: list[Callable[[Kind, Object], None]] = []
+        self.revision: list[Callable[[Kind, Object, Object], None]] = []
         self.listeners: list[Callable[[Change], None]] = []
         self.clock_ahead_s = 0.0
         self.oldest = 0
@@ -256,6 +257,8 @@ class Store:
             if own in before["metadata"]
         }
         after["metadata"] = {**after.get("metadata", {}), **kept}
+        for admit in [] if status else self.revision:
+            admit(kind, before, after)
         return self._save(kind, before, {**after, "apiVersion": kind.api_version, "kind": kind.name})
 
     def _save(self, kind: Kind, before: Object | None, after: Object) -> Object:
