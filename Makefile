@@ -23,7 +23,7 @@ help:
 	@echo "make test-cluster  start it, run the tests that need one, stop it"
 	@echo "make image     the image of the pods, IMAGE=$(IMAGE), by podman or buildah"
 	@echo "make lock      renew image/requirements.lock from pyproject.toml"
-	@echo "make bench     how fast logs are analysed and results aggregated"
+	@echo "make bench     how fast logs are analysed and results aggregated, and 12 scenarios measured on a simulated cluster"
 	@echo "make lint      ruff and mypy"
 	@echo "make install   the distribution's packages and the virtual environment, no more"
 	@echo "make clean     remove what make has made, not what was measured"
@@ -90,6 +90,7 @@ test-image: install
 bench: install
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.many_results
+	$(BIN)/python -m tests.benchmarks.makespan
 
 lint: install
 	$(BIN)/ruff check .
