@@ -1,7 +1,7 @@
 """A run: all scenarios of a plan, wave by wave, each result on disk before the next measurement begins."""
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import groupby
 from threading import Event, Lock
@@ -20,6 +20,7 @@ log = structlog.get_logger()
 #: Called before a measurement with None and after it with its result.
 Progress = Callable[[Scenario, int, Result | None], None]
 _Item = tuple[Scenario, int]
+_NOTICED_S = 1.0
 
 
 def options_of(plan: Plan) -> Options:
@@ -69,6 +70,16 @@ def run_plan(
         raise left
 
 
+def _wait(going: Iterable[Future[None]]) -> None:
+    """Return when all have ended, or one has failed.
+
+    It wakes up now and then, because the kernel may give a signal to any thread and Python handles it in this one.
+    """
+    ended, left = set[Future[None]](), set(going)
+    while left and not any(one.exception() for one in ended):
+        ended, left = wait(left, timeout=_NOTICED_S, return_when=FIRST_EXCEPTION)
+
+
 @dataclass(frozen=True)
 class _Run:
     """What a run measures with. Several threads may use it."""
@@ -112,7 +123,7 @@ class _Run:
             try:
                 asked = dict.fromkeys(scenario for scenario, _ in items)
                 going = [pool.submit(measured, scenario) for scenario in asked]
-                wait(going, return_when=FIRST_EXCEPTION)
+                _wait(going)
             except BaseException:
                 ended.set()
                 self.testbed.abandon()

@@ -56,6 +56,16 @@ class Interrupt:
         threading.Thread(target=watch, daemon=True, name="serving the interrupt").start()
 
 
+def test_an_interrupt_that_another_thread_gets(tmp_path: Path) -> None:
+    """A signal that the kernel gives to a thread that measures ends the run as soon as any other."""
+    with Lab(tmp_path, times=Times(boot_s=0.02, step_s=0.01, move_s=6.0, delete_s=0.01)) as lab:
+        lab.at("measure.migrating", lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            lab.measured(SCENARIO, SECOND)
+        assert {result.error and result.error.reason for result in lab.results} == {"interrupted"}
+        lab.require_nothing_left()
+
+
 def _interrupted(lab: Lab, interrupt: Interrupt, *scenarios: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         lab.measured(*scenarios)
