@@ -90,6 +90,14 @@ class Pipeline:
         self.lab.started(command)
         return ended(command, _ALL_S)
 
+    def run_sample(self, name: str) -> tuple[str, Finished]:
+        """Run a sample PipelineRun to its end; return its name and its logs."""
+        sample = ROOT / "pipelines" / "samples" / name
+        run = self.lab.kubectl("create", "-f", str(sample), "-o", "name").strip().rpartition("/")[2]
+        command = Command(self.tkn("pipelinerun", "logs", "--follow", run), self._folder(), {})
+        self.lab.started(command)
+        return run, ended(command, _ALL_S)
+
     def give_volume(self, claim: str, path: str) -> None:
         """Give the pipeline its workspace, and a claim of a folder that is on each node, for anybody to write to."""
         patch = ("--type=json", f"--patch-file={ROOT / 'pipelines' / 'results-workspace.yaml'}")
