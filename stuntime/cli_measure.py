@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stuntime import __version__, cli_kubevirt, cli_pipeline, cli_results, cli_sandbox, cli_ssh
-from stuntime.cli_common import RECOVERY_HELP, Command, count, run_id, seconds, words
+from stuntime.cli_common import RECOVERY_HELP, Command, count, guarded, run_id, seconds, words
 from stuntime.errors import ExitCode, UsageError
 from stuntime.scenario import INITIATORS, IP_FAMILIES, NETWORKS, PATHS, Scenario, measuring_order, scenarios, select
 
@@ -221,10 +221,15 @@ def _measured(
     policy = cli_results.read_policy(arguments)  # before an hour of measuring
     _require_own(arguments, testbed)
     output, code = _TESTBEDS[testbed].measured(arguments, opened)
-    if code not in (ExitCode.OK, ExitCode.INTERRUPTED) and not output.results():
-        return output.root, code
-    judged = cli_results.judge([output.root], output.root, policy, workspace=arguments.workspace, page=True)
-    return output.root, code or judged
+
+    def judge() -> int:
+        return cli_results.judge([output.root], output.root, policy, workspace=arguments.workspace, page=True)
+
+    if code == ExitCode.OK:
+        return output.root, judge()
+    if code == ExitCode.INTERRUPTED or output.results():
+        guarded(judge)  # what ended the run may end this, too, and is what the exit code says
+    return output.root, code
 
 
 def _new_output(arguments: argparse.Namespace, planned: Sequence[Scenario]) -> "OutputDirectory":
