@@ -310,6 +310,13 @@ class Lab:
                     found.append(f"{kind.name} {one['metadata']['name']} {line or ''}".strip())
         return [one for one in found if one not in self._seeded]
 
+    def require_left(self, *expected: str) -> None:
+        """Fail unless this and nothing else is left on the cluster, now or in a moment: what is owned goes later."""
+        deadline = time.monotonic() + 3
+        while (left := self.left()) != list(expected) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert left == list(expected)
+
     def require_nothing_left(self, but: str = "-") -> None:
         """Fail when something is left on the cluster, now or in a moment, or a thread of the product lives on."""
         deadline = time.monotonic() + 3

@@ -249,7 +249,7 @@ def test_cleanup_says_what_it_could_not_do(tmp_path: Path) -> None:
         with pytest.raises(TestbedError, match="not all could be removed") as failed:
             cleanup.remove(lab.api, found, _window(lab.api))
         assert "pods" in str(failed.value)
-        assert lab.left() == ["Pod stuntime-a-run"]
+        lab.require_left("Pod stuntime-a-run")
 
 
 def _found(lab: Lab, **asked) -> list[cleanup.Leftover]:

@@ -73,10 +73,10 @@ def test_a_run_takes_away_only_its_own(lab: Lab, network: str) -> None:
     _up(lab, network, run="theirs")
     before = lab.left()
     networks.down(lab.api, network, run="mine")
-    assert lab.left() == before
+    lab.require_left(*before)
     assert networks.runs_of(lab.api, network) == ["theirs"]
     networks.down(lab.api, network, run="theirs")
-    assert not lab.left()
+    lab.require_left()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -123,7 +123,7 @@ def test_a_node_that_gives_nothing_back_does_not_keep_the_others(lab: Lab) -> No
     assert networks.nics_of(lab.api, BRIDGE) == ["eno2"]
     lab.nmstate.refusals.clear()
     networks.down(lab.api, BRIDGE, run="mine")
-    assert not lab.left()
+    lab.require_left()
 
 
 def test_a_policy_that_nodes_are_at_is_waited_for(lab: Lab) -> None:
@@ -141,7 +141,7 @@ def test_a_policy_that_nodes_are_at_is_waited_for(lab: Lab) -> None:
         0.3, lambda: lab.server.store.edit(NNCP, policy, lambda one: one["status"].update(conditions=settled))
     )
     networks.down(lab.api, BRIDGE)
-    assert not lab.left()
+    lab.require_left()
 
 
 def test_a_nic_has_its_own_mtu_again(lab: Lab) -> None:
@@ -194,7 +194,7 @@ def test_a_bridge_takes_no_right_on_a_localnet(lab: Lab) -> None:
     _up(lab)
     _up(lab, run="another")
     networks.down(lab.api, BRIDGE)
-    assert not lab.left()
+    lab.require_left()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -252,4 +252,4 @@ def test_cleanup_holds_measurements_off(lab: Lab, announced: bool) -> None:
     cleanup.remove(lab.api, found, Window(lab.api, namespace="stuntime", run="cleanup"))
     assert set(lines) == {announced}
     assert bool(lab.said("cleanup.not-announced")) == (not announced)
-    assert not lab.left()
+    lab.require_left()

@@ -425,9 +425,9 @@ def test_cleanup_lists_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture
         assert _run(lab, "cleanup", "--yes", "--older-than", "3600") == ExitCode.OK
         assert len(lab.left()) == 2
         assert _run(lab, "cleanup", "--yes", "--run", "A-Run") == ExitCode.OK
-        assert lab.left() == ["ConfigMap stuntime-another"]
+        lab.require_left("ConfigMap stuntime-another")
         assert _run(lab, "cleanup", "--yes") == ExitCode.OK
-        assert not lab.left()
+        lab.require_left()
         assert _run(lab, "cleanup", "--yes") == ExitCode.OK
         assert "nothing of ours is there" in capsys.readouterr().out
         lab.server.forbid("list", VMIM.resource)
@@ -483,7 +483,7 @@ def test_a_network_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.C
         assert "is taken by run theirs" in capsys.readouterr().err
         assert _run(lab, "network", "down", NETWORKS[0], "--run", "ours") == ExitCode.OK
         assert "take it away with --run theirs" in capsys.readouterr().err
-        assert lab.left() == before
+        lab.require_left(*before)
         assert _run(lab, "network", "down", NETWORKS[0], "--run", "theirs") == ExitCode.OK
         lab.require_nothing_left(but="window-renewal")
 

@@ -159,7 +159,7 @@ def test_existing_nads_are_used_and_left_alone(tmp_path: Path) -> None:
             "type": "bridge",
         }
         assert not lab.server.asked("*", NNCP.resource)
-        assert lab.left() == ["NetworkAttachmentDefinition theirs"]
+        lab.require_left("NetworkAttachmentDefinition theirs")
 
 
 def test_two_nodes_measure_two_paths(tmp_path: Path) -> None:
@@ -195,5 +195,5 @@ def test_a_run_goes_on_where_its_first_process_ended(tmp_path: Path) -> None:
         [first] = [one for one in lab.left() if one.startswith("ConfigMap")]
         [result] = lab.measured()
         assert result.error is None
-        assert lab.left() == [first]
-    assert not lab.left()
+        lab.require_left(first)
+    lab.require_left()
