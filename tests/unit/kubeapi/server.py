@@ -242,9 +242,9 @@ class FakeServer:
             while True:
                 connection, peer = listening.accept()
                 thread = threading.Thread(target=self._serve, args=(connection, peer), daemon=True, name="serving")
-                with self._lock:
+                with self._lock:  # who goes away joins only threads that have begun
+                    thread.start()
                     self._connections[connection] = thread
-                thread.start()
         listening.close()
 
     def _serve(self, connection: socket.socket, peer: Any) -> None:
