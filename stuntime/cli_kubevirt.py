@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stuntime.kubevirt.cleanup import Leftover
     from stuntime.kubevirt.preflight import Found
     from stuntime.kubevirt.settings import Settings
+    from stuntime.kubevirt.window import Window
     from stuntime.store import OutputDirectory
 
 #: Those of its options that decide what is measured: a run that is resumed has them again.
@@ -243,16 +244,19 @@ def _network_up(api: "Api", settings: "Settings", network: str) -> None:
     found = preflight.examine(api, settings, [network], (), pull=False).require()
     if found.nic is None:
         raise UnfitError("no spare NIC is known", "name one with --nic", reason="nic-missing")
-    plan = plans.plan(network, settings.networks, found.nic)
+    plan = plans.plan(network, api.namespace, settings.networks, found.nic)
     window = Window(api, namespace=settings.window_namespace, run=settings.run_name)
-    before = networks.nics_of(api, network)  # one that is up on another NIC is somebody's until that is given
-    for nic in dict.fromkeys((*before, found.nic)):
-        window.take_nic(nic, settings.holder, duration_s=_HOLD_S, wait_s=settings.networks.nic_wait_s)
-    with window.provisioning(f"network {network}"):
-        made = networks.up(api, plan, found.nodes, run_labels(settings.run_name))
-    for nic in before:
-        if nic != found.nic:
-            window.give_nic(nic, settings.holder)
+    holder, wait_s = settings.holder(api.namespace), settings.networks.nic_wait_s
+    try:
+        held = networks.hold_nics(
+            api, plan, lambda nic: window.take_nic(nic, holder, duration_s=_HOLD_S, wait_s=wait_s)
+        )
+        with window.provisioning(f"network {network}"):
+            made = networks.up(api, plan, found.nodes, run_labels(settings.run_name), held)
+    except BaseException:
+        guarded(lambda: _give_nics(api, window, settings))  # there is something else to tell
+        raise
+    _give_nics(api, window, settings)
     print(f"{made.nad} is up on {found.nic} of {', '.join(node.name for node in found.nodes)}")
     print(f"measure with --nad {network}={plan.name}")
 
@@ -262,18 +266,25 @@ def _network_down(api: "Api", settings: "Settings", network: str) -> None:
     from stuntime.kubevirt.window import Window
 
     run, window = settings.run_name, Window(api, namespace=settings.window_namespace, run=settings.run_name)
-    nics = networks.nics_of(api, network, run=run)
-    runs = networks.runs_of(api, network)
+    makers = networks.makers_of(api, network)
     _remove_vms(api, settings)
-    if run in runs:
+    if (api.namespace, run) in makers:
         with window.provisioning(f"network {network}"):
             networks.down(api, network, run=run)
-    for nic in nics:
-        window.give_nic(nic, settings.holder)
-    for other in runs:
-        if other != run:
-            print(f"stuntime: note: {network} of run {other} stays; take it away with --run {other}", file=sys.stderr)
+    _give_nics(api, window, settings)
+    for namespace, other in makers:
+        if (namespace, other) != (api.namespace, run):
+            told = f"--namespace {namespace} --run {other}"
+            print(f"stuntime: note: {network} of another run stays; take it away with {told}", file=sys.stderr)
     print(f"run {settings.run} has no {network}")
+
+
+def _give_nics(api: "Api", window: "Window", settings: "Settings") -> int:
+    """Give back the NICs that this run holds and has no network on."""
+    from stuntime.kubevirt import networks
+
+    window.give_nics(settings.holder(api.namespace), but=networks.nics_of_run(api, settings.run_name))
+    return ExitCode.OK
 
 
 def _remove_vms(api: "Api", settings: "Settings") -> None:

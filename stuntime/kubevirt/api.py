@@ -163,7 +163,7 @@ class Api:
         return self._request("PUT", kind, path, body=body, done_before=replaced_before)
 
     def merge(self, kind: Kind, name: str, patch: Object, namespace: str | None = None) -> Object:
-        """Merge a patch into an object (RFC 7386) and return it."""
+        """Merge a patch into an object (RFC 7386) and return it; one that names a `uid` fits only that very object."""
         return self._request("PATCH", kind, kind.path(namespace or self.namespace, name), body=patch)
 
     def delete(

@@ -7,6 +7,8 @@ from typing import Any
 Object = dict[str, Any]
 
 NAME_LABEL, RUN_LABEL, SCENARIO_LABEL = "app.kubernetes.io/name", "stuntime.io/run", "stuntime.io/scenario"
+#: The namespace of the run that an object belongs to, where the object itself is in none or in another one.
+NAMESPACE_LABEL = "stuntime.io/namespace"
 #: Results that are kept in the cluster have it; cleaning up leaves them.
 DEPOSIT_LABEL = "stuntime.io/deposit"
 #: Every object of ours has this label, and cleaning up asks for it.

@@ -9,7 +9,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ import structlog
 
 from stuntime.errors import StuntimeError, UnfitError
 from stuntime.kubevirt.api import Api, ConflictError, InterruptedRunError
-from stuntime.kubevirt.kinds import LEASE, RUN_LABEL, Object
+from stuntime.kubevirt.kinds import LEASE, NAMESPACE_LABEL, OURS, RUN_LABEL, Object, selector
 
 _log = structlog.get_logger()
 
@@ -58,6 +58,25 @@ def holder_of(lease: Object | None) -> str | None:
     return ((lease or {}).get("spec") or {}).get("holderIdentity") or None
 
 
+def remove(api: Api, name: str, namespace: str, is_ours: Callable[[Object], bool]) -> Object | None:
+    """Remove a Lease unless somebody else has it by now; return theirs, or None.
+
+    It is replaced by one without a holder, which nobody replaces ever, and that one is deleted by its uid: so no
+    deletion, however late, meets somebody else's.
+    """
+    while (found := api.get(LEASE, name, namespace)) is not None:
+        if holder_of(found) is not None and not is_ours(found):
+            return found
+        try:
+            if holder_of(found) is not None:
+                api.replace(LEASE, {**found, "spec": spec(None, DURATION_S, found["spec"])}, namespace)
+            api.delete(LEASE, name, namespace, uid=found["metadata"]["uid"])
+            break
+        except ConflictError:
+            pause(api)
+    return None
+
+
 class Seen:
     """Since when something has not changed, as far as this process has seen. Any thread may use it."""
 
@@ -82,9 +101,7 @@ class Seen:
 class NicLeases:
     """A Lease per NIC, which keeps a second run from it.
 
-    A Lease is taken by creating it, or over from a dead holder by replacing what was read. It is given back by
-    replacing it with one without a holder, which nobody replaces ever, and deleting that one by its uid: so no
-    deletion, however late, meets somebody else's.
+    A Lease is taken by creating it, or over from a dead holder by replacing what was read; see `remove` for its end.
     """
 
     def __init__(self, api: Api, *, namespace: str, run: str, clock: Clock = time.monotonic) -> None:
@@ -130,7 +147,7 @@ class NicLeases:
                 raise UnfitError(
                     f"NIC {nic} is taken by {other}",
                     "wait for it (--nic-wait; a dead holder's lease ends by itself), name another one with --nic,"
-                    " or remove what a dead run left: stuntime cleanup --testbed kubevirt",
+                    f" or remove what a dead run left: {_cleaning_up(found)}",
                     reason="nic-taken",
                 )
             if other != told:
@@ -141,9 +158,16 @@ class NicLeases:
     def give(self, nic: str, holder: str) -> None:
         """Give a NIC back, if this holder has it."""
         try:
-            self._give(self._api, nic, holder)
+            self._give(self._api, lease_name(nic), holder)
         except InterruptedRunError:
-            self._give(self._api.last_words(patience_s=LAST_PATIENCE_S), nic, holder)
+            self._give(self._api.last_words(patience_s=LAST_PATIENCE_S), lease_name(nic), holder)
+
+    def give_all(self, holder: str, but: Collection[str]) -> None:
+        """Give back all NICs that this holder has, except some."""
+        kept = set(map(lease_name, but))
+        for lease in self._api.find(LEASE, labels=selector(OURS), namespace=self._namespace):
+            if holder_of(lease) == holder and lease["metadata"]["name"] not in kept:
+                self._give(self._api, lease["metadata"]["name"], holder)
 
     def renew(self) -> None:
         """Renew the Leases of the NICs that are being held."""
@@ -206,28 +230,25 @@ class NicLeases:
         since = self._seen.since(metadata["name"], metadata["resourceVersion"], self._clock())
         return since + float((found.get("spec") or {}).get("leaseDurationSeconds") or DURATION_S)
 
-    def _body(self, name: str, holder: str | None, duration_s: float, before: Object | None = None) -> Object:
-        return LEASE.object(name, labels={RUN_LABEL: self._run}, spec=spec(holder, duration_s, before))
+    def _body(self, name: str, holder: str, duration_s: float, before: Object | None = None) -> Object:
+        labels = {RUN_LABEL: self._run, NAMESPACE_LABEL: self._api.namespace}
+        return LEASE.object(name, labels=labels, spec=spec(holder, duration_s, before))
 
-    def _replace(self, found: Object, holder: str | None, duration_s: float, api: Api | None = None) -> None:
+    def _replace(self, found: Object, holder: str, duration_s: float) -> None:
         body = self._body(found["metadata"]["name"], holder, duration_s, found.get("spec"))
         body["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
-        (api or self._api).replace(LEASE, body, self._namespace)
+        self._api.replace(LEASE, body, self._namespace)
 
-    def _give(self, api: Api, nic: str, holder: str) -> None:
-        name = lease_name(nic)
-        while (found := api.get(LEASE, name, self._namespace)) is not None:
-            other = holder_of(found)
-            if other not in {holder, None}:
-                _log.warning("nic.not-ours", nic=nic, holder=other)
-                break
-            try:
-                if other == holder:
-                    self._replace(found, None, DURATION_S, api)
-                api.delete(LEASE, name, self._namespace, uid=found["metadata"]["uid"])
-                break
-            except ConflictError:
-                pause(api)
+    def _give(self, api: Api, name: str, holder: str) -> None:
+        if theirs := remove(api, name, self._namespace, lambda found: holder_of(found) == holder):
+            _log.warning("nic.not-ours", lease=name, holder=holder_of(theirs))
+
+
+def _cleaning_up(found: Object) -> str:
+    labels = found["metadata"].get("labels") or {}
+    return (
+        f"stuntime cleanup --testbed kubevirt --namespace {labels.get(NAMESPACE_LABEL)} --run {labels.get(RUN_LABEL)}"
+    )
 
 
 def lease_name(nic: str) -> str:

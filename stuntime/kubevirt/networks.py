@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,20 @@ from stuntime.errors import TestbedError, UnfitError
 from stuntime.kubevirt import nics
 from stuntime.kubevirt.api import Api, ApiError, ConflictError
 from stuntime.kubevirt.cluster import Node
-from stuntime.kubevirt.kinds import CUDN, NAD, NNCE, NNCP, NNS, OURS, RUN_LABEL, Kind, Object, condition, selector
+from stuntime.kubevirt.kinds import (
+    CUDN,
+    NAD,
+    NAMESPACE_LABEL,
+    NNCE,
+    NNCP,
+    NNS,
+    OURS,
+    RUN_LABEL,
+    Kind,
+    Object,
+    condition,
+    selector,
+)
 from stuntime.kubevirt.plans import NETWORK_LABEL, Plan, former_mtu, name_of
 
 _log = structlog.get_logger()
@@ -22,7 +36,7 @@ _ATTACHED_S = 60.0
 _PAUSE_S = 1.0
 _POLICY_LABEL = "nmstate.io/policy"
 _IN_PROGRESS = "still in progress"
-_NOT_FOUND = 404
+_NOT_FOUND, _CONFLICT, _INVALID = 404, 409, 422
 #: What VMs are attached by, whichever network it is.
 _ATTACHMENTS = {"linux-bridge": NAD, "ovn-localnet": CUDN}
 #: What a NAD's configuration says of itself and nothing of the network.
@@ -38,17 +52,36 @@ class Attachment:
     nic: str | None
 
 
-def up(api: Api, plan: Plan, nodes: Sequence[Node], labels: Mapping[str, str]) -> Attachment:
+def hold_nics(api: Api, plan: Plan, hold: Callable[[str], object]) -> list[str]:
+    """Have every NIC held that has to be to make a network, and return them.
+
+    They are the plan's own and those of networks of ours that have to go first: somebody's, until those are given.
+    """
+    held: list[str] = []
+    while True:
+        there = nics_of(api)
+        needed = {plan.nic}.union(*(there[network] for network in _in_the_way(plan, there)))
+        if needed <= set(held):
+            return held
+        for nic in sorted(needed - set(held)):
+            hold(nic)
+            held.append(nic)
+
+
+def up(api: Api, plan: Plan, nodes: Sequence[Node], labels: Mapping[str, str], held: Collection[str]) -> Attachment:
     """Make a network and wait until every one of the nodes has it; return how VMs are attached to it.
 
-    One that another run has left, or that is not as it is planned now, is taken away first: the caller holds its NIC.
-    Raise UnfitError, with NMState's own words, when a node cannot be configured.
+    One that another run has left, that is not as it is planned now, or that has the NIC, is taken away first: the
+    caller holds its NICs (`held`, from `hold_nics`). Raise UnfitError, with NMState's own words, when a node cannot be
+    configured.
     """
+    for other in _in_the_way(plan, nics_of(api)):
+        if other != plan.network:
+            _take_away(api, other, held)
     found = _objects(api, plan.network)
     mtus = _former_mtus(api, plan, nodes, found)
     if any(_is_stale(one, plan, labels[RUN_LABEL]) for one in found):
-        _log.info("network.stale", network=plan.network)
-        down(api, plan.network)
+        _take_away(api, plan.network, held)
         found = []
     there = {(one["kind"], one["metadata"]["name"]): one for one in found}
     policies = {
@@ -58,7 +91,7 @@ def up(api: Api, plan: Plan, nodes: Sequence[Node], labels: Mapping[str, str]) -
     }
     awaited = {f"{node}.{policy['metadata']['name']}" for node, policy in policies.items()}
     _require_enacted(api, list(policies.values()), awaited)
-    kind, attachment = plan.attachment(api.namespace, labels)
+    kind, attachment = plan.attachment(labels)
     if (kind.name, plan.name) not in there:
         _make(api, kind, attachment)
     if kind is CUDN:
@@ -82,17 +115,14 @@ def down(api: Api, network: str, *, run: str | None = None, timeout_s: float = _
     troubles = []
     kind = _ATTACHMENTS[network]
     for found in _find(api, kind, network, run):
-        name = found["metadata"]["name"]
-        api.delete(kind, name, grace_s=None)
         try:
-            gone_s = min(_ATTACHED_S, timeout_s)
-            api.wait(kind, name, lambda left: left is None, timeout_s=gone_s, what=f"the end of {kind.name} {name}")
+            _delete(api, kind, found, min(_ATTACHED_S, timeout_s))
         except TestbedError as error:
             troubles.append(str(error))
     policies = []
     for found in _find(api, NNCP, network, run):
         try:
-            policies.append(_taken_back(api, found, deadline))
+            policies += _taken_back(api, found, deadline)
         except TestbedError as error:
             troubles.append(str(error))
     told = _not_enacted(api, policies, deadline)
@@ -101,32 +131,53 @@ def down(api: Api, network: str, *, run: str | None = None, timeout_s: float = _
         if stuck := [one for enactment, one in told.items() if enactment.endswith(f".{name}")]:
             troubles += stuck
         else:
-            api.delete(NNCP, name, grace_s=None)
+            _delete(api, NNCP, policy)
     if troubles:
         raise TestbedError(
             f"{name_of(network)} is not gone everywhere: {'; '.join(troubles)}",
-            "mend that, and take it away again: stuntime cleanup --testbed kubevirt",
+            f"mend that, and take it away again: stuntime cleanup --testbed kubevirt --namespace {api.namespace}"
+            + (f" --run {run}" if run else ""),
             reason="network-left",
         )
 
 
-def runs_of(api: Api, network: str) -> list[str]:
-    """Return the runs that have made something of a network that is there."""
-    return sorted({one["metadata"]["labels"].get(RUN_LABEL, "") for one in _objects(api, network)})
+def makers_of(api: Api, network: str) -> list[tuple[str, str]]:
+    """Return who has made something of a network that is there: the namespace and the run of each."""
+    labels = [one["metadata"]["labels"] for one in _objects(api, network)]
+    return sorted({(one.get(NAMESPACE_LABEL, ""), one.get(RUN_LABEL, "")) for one in labels})
 
 
-def nics_of(api: Api, network: str, *, run: str | None = None) -> list[str]:
-    """Return the NICs that a network which is up, or half taken away, was made on (by one run)."""
-    planned = map(Plan.of, _find(api, NNCP, network, run))
-    return sorted({plan.nic for plan in planned if plan is not None})
+def nics_of(api: Api) -> dict[str, set[str]]:
+    """Return the NICs that our networks which are up, or half taken away, were made on, by network."""
+    found: dict[str, set[str]] = {}
+    for plan in map(Plan.of, _find(api, NNCP)):
+        if plan is not None:
+            found.setdefault(plan.network, set()).add(plan.nic)
+    return found
+
+
+def nics_of_run(api: Api, run: str) -> set[str]:
+    """Return the NICs that a run of our namespace has a network on."""
+    return {plan.nic for plan in map(Plan.of, _find(api, NNCP, run=run)) if plan is not None}
 
 
 def nic_below(api: Api, network: str, nad: str) -> str | None:
     """Return the NIC of a network that another process of ours has made; None where it is not known."""
     try:
-        return next(iter(nics_of(api, network)), None) if nad == name_of(network) else None
+        return next(iter(nics_of(api).get(network, ())), None) if nad == name_of(network) else None
     except ApiError:
         return None
+
+
+def require_made(api: Api, network: str, run: str) -> None:
+    """Raise UnfitError unless a network is there that this run has made, and nobody else has any part in."""
+    if (makers := makers_of(api, network)) != [(api.namespace, run)]:
+        told = ", ".join(f"run {maker} of namespace {namespace}" for namespace, maker in makers)
+        raise UnfitError(
+            f"{name_of(network)} is not this run's: {f'it was made by {told}' if told else 'it is not there'}",
+            "see what became of this run's network task, and start another run",
+            reason="network-not-made",
+        )
 
 
 def existing(api: Api, name: str, nic: str | None = None) -> Attachment:
@@ -158,12 +209,34 @@ def described(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _objects(api: Api, network: str) -> list[Object]:
-    return [one for kind in (_ATTACHMENTS[network], NNCP) for one in _find(api, kind, network, None)]
+    return [one for kind in (_ATTACHMENTS[network], NNCP) for one in _find(api, kind, network)]
 
 
-def _find(api: Api, kind: Kind, network: str, run: str | None) -> list[Object]:
-    """Return what is there of a network; a cluster without this kind has none of it."""
-    labels = {**OURS, NETWORK_LABEL: network, **({RUN_LABEL: run} if run else {})}
+def _in_the_way(plan: Plan, there: Mapping[str, Collection[str]]) -> list[str]:
+    """Return those of our networks that may have to go before a plan's is made, given the NICs of each."""
+    return [network for network, nics in there.items() if network == plan.network or plan.nic in nics]
+
+
+def _take_away(api: Api, network: str, held: Collection[str]) -> None:
+    """Take a network away that somebody has left; raise UnfitError where it is on a NIC that is not ours to give."""
+    if others := sorted(nics_of(api).get(network, set()) - set(held)):
+        makers = ", ".join(f"run {run} of namespace {namespace}" for namespace, run in makers_of(api, network))
+        raise UnfitError(
+            f"{name_of(network)} is on NIC {', '.join(others)} by now, for {makers}",
+            "wait until that is over, and try again",
+            reason="nic-taken",
+        )
+    _log.info("network.stale", network=network)
+    down(api, network)
+
+
+def _find(api: Api, kind: Kind, network: str | None = None, run: str | None = None) -> list[Object]:
+    """Return what is there of a network, or of all; with `run` only what that run of our namespace has made.
+
+    A cluster without this kind has none of it.
+    """
+    of_run = {RUN_LABEL: run, NAMESPACE_LABEL: api.namespace} if run else {}
+    labels = {**OURS, **({NETWORK_LABEL: network} if network else {}), **of_run}
     try:
         return api.find(kind, labels=selector(labels))
     except ApiError as error:
@@ -173,8 +246,9 @@ def _find(api: Api, kind: Kind, network: str, run: str | None) -> list[Object]:
 
 
 def _is_stale(found: Object, plan: Plan, run: str) -> bool:
-    """Tell whether an object is none that this plan and run would make, or one that nodes did not take."""
-    if found["metadata"]["labels"].get(RUN_LABEL) != run or Plan.of(found) != plan:
+    """Tell whether an object is none that this plan and run would make, is going, or is one that nodes did not take."""
+    metadata = found["metadata"]
+    if metadata["labels"].get(RUN_LABEL) != run or Plan.of(found) != plan or metadata.get("deletionTimestamp"):
         return True
     if found["kind"] != NNCP.name:
         return False
@@ -210,8 +284,21 @@ def _make(api: Api, kind: Kind, wanted: Object) -> Object:
         ) from error
 
 
-def _taken_back(api: Api, policy: Object, deadline: float) -> Object:
-    """Have a policy's node give back what it took; return the policy as it is then."""
+def _delete(api: Api, kind: Kind, found: Object, gone_s: float | None = None) -> None:
+    """Delete this very object, and wait until it is gone where told how long; another of its name stays."""
+    name, uid = found["metadata"]["name"], found["metadata"]["uid"]
+
+    def is_gone(now: Object | None) -> bool:
+        return now is None or now["metadata"]["uid"] != uid
+
+    with suppress(ConflictError):  # it is another one by now
+        api.delete(kind, name, grace_s=None, uid=uid)
+    if gone_s is not None:
+        api.wait(kind, name, is_gone, timeout_s=gone_s, what=f"the end of {kind.name} {name}")
+
+
+def _taken_back(api: Api, policy: Object, deadline: float) -> list[Object]:
+    """Have a policy's node give back what it took; return the policy as it is then, none where it is gone."""
     plan = Plan.of(policy)
     if plan is None:
         raise TestbedError(
@@ -219,7 +306,13 @@ def _taken_back(api: Api, policy: Object, deadline: float) -> Object:
             "set its interfaces to `state: absent`, wait until it is available, and delete it",
         )
     gone = plan.desired_state(up=False, former_mtu=former_mtu(policy))
-    return _changed(api, policy, {"spec": {"desiredState": gone}}, deadline)
+    try:
+        return [_changed(api, policy, {"spec": {"desiredState": gone}}, deadline)]
+    except ApiError as error:
+        is_another = error.status == _INVALID and "metadata.uid" in str(error)
+        if is_another or error.status in (_NOT_FOUND, _CONFLICT):
+            return []
+        raise
 
 
 def _changed(api: Api, policy: Object, patch: Object, deadline: float) -> Object:
@@ -228,19 +321,19 @@ def _changed(api: Api, policy: Object, patch: Object, deadline: float) -> Object
     Nodes try what is new. Where nothing is, the policy gets another limit of how many may try at once. A policy that
     they are at cannot be changed (kubernetes-nmstate's webhook): that is waited for.
     """
-    name = policy["metadata"]["name"]
-    changed = _patched(api, name, patch, deadline)
+    changed = _patched(api, policy, patch, deadline)
     same = changed["metadata"]["generation"] == policy["metadata"]["generation"]
     if same and condition(policy, "Degraded").get("status") == "True":
         limit = 2 if policy["spec"].get("maxUnavailable") == 1 else 1
-        changed = _patched(api, name, {"spec": {"maxUnavailable": limit}}, deadline)
+        changed = _patched(api, policy, {"spec": {"maxUnavailable": limit}}, deadline)
     return changed
 
 
-def _patched(api: Api, name: str, patch: Object, deadline: float) -> Object:
+def _patched(api: Api, policy: Object, patch: Object, deadline: float) -> Object:
+    name, uid = policy["metadata"]["name"], policy["metadata"]["uid"]
     while True:
         try:
-            return api.merge(NNCP, name, patch)
+            return api.merge(NNCP, name, {"metadata": {"uid": uid}, **patch})
         except ApiError as error:
             if _IN_PROGRESS not in str(error) or time.monotonic() + _PAUSE_S > deadline:
                 raise
@@ -270,10 +363,9 @@ def _not_enacted(api: Api, policies: Sequence[Object], deadline: float) -> dict[
     """Wait until the nodes that ever tried these policies have enacted them as they are; return why not, by node."""
     if not policies:
         return {}
-    awaited = {one["metadata"]["name"] for one in api.find(NNCE, labels=_enactments_of(policies))}
-    waiting: set[str] = awaited
+    waiting: set[str] = set()
     failing: dict[str, str] = {}
-    for waiting, failing in _enacting(api, policies, awaited, deadline):  # noqa: B007 - used after the loop
+    for waiting, failing in _enacting(api, policies, None, deadline):  # noqa: B007 - used after the loop
         if not waiting:
             break
     late = {enactment: f"{_told(enactment)} in time" for enactment in waiting}
@@ -281,15 +373,17 @@ def _not_enacted(api: Api, policies: Sequence[Object], deadline: float) -> dict[
 
 
 def _enacting(
-    api: Api, policies: Sequence[Object], awaited: Collection[str], deadline: float
+    api: Api, policies: Sequence[Object], awaited: Collection[str] | None, deadline: float
 ) -> Iterator[tuple[set[str], dict[str, str]]]:
-    """Yield which enactments of policies are waited for and which have failed, and why, until the deadline.
+    """Yield which enactments of policies (None: all there are) are waited for, which have failed, and why.
 
+    This goes on until the deadline.
     An enactment's name is its node's and, after a dot, its policy's. One of an earlier generation does not count.
     """
     generations = {one["metadata"]["name"]: one["metadata"]["generation"] for one in policies}
     for state in api.states(NNCE, deadline, labels=_enactments_of(policies)):
-        tried = {name: one for name, one in state.items() if name in awaited and one.get("status")}
+        names = set(state) if awaited is None else set(awaited)
+        tried = {name: one for name, one in state.items() if name in names and one.get("status")}
         current = {
             name: one
             for name, one in tried.items()
@@ -301,7 +395,7 @@ def _enacting(
             if (failed := condition(one, "Failing")).get("status") == "True"
         }
         done = {name for name, one in current.items() if condition(one, "Available").get("status") == "True"}
-        yield set(awaited) - done - failing.keys(), failing
+        yield names - done - failing.keys(), failing
 
 
 def _enactments_of(policies: Sequence[Object]) -> str:

@@ -17,14 +17,16 @@ def interfaces(state: Object) -> dict[str, Object]:
     return {one["name"]: one for one in state["status"]["currentState"].get("interfaces") or []}
 
 
-def use_of(nic: str, state: Object) -> str:
-    """Return what a node uses a NIC for, which must not be taken from it; empty where it is for nothing."""
+def use_of(nic: str, state: Object, but: str | None = None) -> str:
+    """Return what a node uses a NIC for, which must not be taken from it; empty where it is for nothing.
+
+    Being a port of `but` is nothing.
+    """
     found = interfaces(state)
     if address := _address(found.get(nic, {})):
         return f"has the address {address}"
-    if holder := found.get(nic, {}).get("controller") or _bridges(found).get(nic):
-        return f"is a port of {holder}"
-    return ""
+    holder = found.get(nic, {}).get("controller") or _bridges(found).get(nic)
+    return f"is a port of {holder}" if holder and holder != but else ""
 
 
 def _spare(state: Object) -> set[str]:

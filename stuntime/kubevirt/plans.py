@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from stuntime.errors import UsageError
 from stuntime.kubevirt.cluster import Node
-from stuntime.kubevirt.kinds import CUDN, NAD, NNCP, Kind, Object
+from stuntime.kubevirt.kinds import CUDN, NAD, NAMESPACE_LABEL, NNCP, Kind, Object
 from stuntime.kubevirt.manifests import HOSTNAME
 from stuntime.kubevirt.settings import NetworkSettings
 from stuntime.scenario import NETWORKS
@@ -19,7 +19,7 @@ from stuntime.scenario import NETWORKS
 NETWORK_LABEL = "stuntime.io/network"
 _PLAN = "stuntime.io/plan"
 _FORMER_MTU = "stuntime.io/former-mtu"
-_NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+_OWN_NAME = "kubernetes.io/metadata.name"
 _LONGEST_INTERFACE = 15
 _LONGEST_LABEL = 63  # NMState labels a node's enactment with the name of its policy
 
@@ -29,14 +29,20 @@ def name_of(network: str) -> str:
     return f"stuntime-{network}"
 
 
+def bridge_on(nic: str) -> str:
+    """Return the name of the bridge that a network is made by on a NIC; the kernel takes 15 characters."""
+    return _named("st-", nic, _LONGEST_INTERFACE)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How a network is made on a NIC: `bridge` is its interface on the nodes, each of which gets a policy of its own.
+    """How a network is made on a NIC for the VMs of a namespace; each node gets a policy of its own.
 
     So the nodes that are not measured on keep what they have. Every object says in an annotation how it was planned.
     """
 
     network: str
+    namespace: str
     nic: str
     vlan: int | None
     mtu: int | None
@@ -56,8 +62,8 @@ class Plan:
 
     @property
     def bridge(self) -> str:
-        """The interface on the nodes; the kernel takes 15 characters."""
-        return _named("st-", self.nic, _LONGEST_INTERFACE)
+        """The interface on the nodes; see `bridge_on`."""
+        return bridge_on(self.nic)
 
     def policy_name(self, node: Node) -> str:
         """Return the name of the policy that makes the network on a node."""
@@ -87,10 +93,10 @@ class Plan:
             desired["ovn"] = {"bridge-mappings": [mapping]}
         return desired
 
-    def attachment(self, namespace: str, labels: Mapping[str, str]) -> tuple[Kind, Object]:
-        """Return what VMs of a namespace are attached by: the NAD of a bridge, or what makes the NAD of a localnet."""
+    def attachment(self, labels: Mapping[str, str]) -> tuple[Kind, Object]:
+        """Return what VMs are attached by: the NAD of a bridge, or what makes the NAD of a localnet."""
         if self._ovs:
-            return CUDN, self._object(CUDN, self.name, labels, self._user_defined_network(namespace))
+            return CUDN, self._object(CUDN, self.name, labels, self._user_defined_network())
         return NAD, self._object(NAD, self.name, labels, {"config": json.dumps(self._bridge_configuration())})
 
     def _bridge_configuration(self) -> Object:
@@ -99,19 +105,20 @@ class Plan:
         plugin |= {} if self.mtu is None else {"mtu": self.mtu}
         return {"cniVersion": "0.3.1", "name": self.name, "plugins": [plugin]}
 
-    def _user_defined_network(self, namespace: str) -> Object:
+    def _user_defined_network(self) -> Object:
         localnet: Object = {"role": "Secondary", "physicalNetworkName": self.name, "ipam": {"mode": "Disabled"}}
         if self.vlan is not None:
             localnet["vlan"] = {"mode": "Access", "access": {"id": self.vlan}}
         if self.mtu is not None:
             localnet["mtu"] = self.mtu
         return {
-            "namespaceSelector": {"matchLabels": {_NAMESPACE_LABEL: namespace}},
+            "namespaceSelector": {"matchLabels": {_OWN_NAME: self.namespace}},
             "network": {"topology": "Localnet", "localnet": localnet},
         }
 
     def _object(self, kind: Kind, name: str, labels: Mapping[str, str], spec: Object) -> Object:
-        made = kind.object(name, labels={**labels, NETWORK_LABEL: self.network}, spec=spec)
+        own = {NETWORK_LABEL: self.network, NAMESPACE_LABEL: self.namespace}
+        made = kind.object(name, labels={**labels, **own}, spec=spec)
         made["metadata"]["annotations"] = {_PLAN: json.dumps(asdict(self))}
         return made
 
@@ -124,13 +131,13 @@ class Plan:
         return "ovs-bridge" if self._ovs else "linux-bridge"
 
 
-def plan(network: str, settings: NetworkSettings, nic: str) -> Plan:
+def plan(network: str, namespace: str, settings: NetworkSettings, nic: str) -> Plan:
     """Return how a network is made; raise UsageError when it is none of ours."""
     if network not in NETWORKS:
         raise UsageError(
             f"no network {network!r} can be made here", f"it makes {' and '.join(NETWORKS)}; name a NAD with --nad"
         )
-    return Plan(network, nic, settings.vlan, settings.mtu)
+    return Plan(network, namespace, nic, settings.vlan, settings.mtu)
 
 
 def former_mtu(policy: Object) -> int | None:

@@ -27,6 +27,7 @@ from stuntime.kubevirt.kinds import (
     selector,
 )
 from stuntime.kubevirt.manifests import HOSTNAME, run_labels
+from stuntime.kubevirt.plans import bridge_on
 from stuntime.kubevirt.settings import Settings
 from stuntime.scenario import NETWORKS
 
@@ -223,29 +224,33 @@ def _nic(api: Api, settings: Settings, nodes: Sequence[Node], making: Sequence[s
 
 
 def _found_nic(api: Api, settings: Settings, names: set[str], making: Sequence[str]) -> tuple[str | None, str, bool]:
-    """Return the NIC to use, what is told of it, and whether it can be used.
+    """Return the NIC to use of the nodes named, what is told of it, and whether it can be used.
 
     A network of ours that is up, be it of a run that was killed, keeps its NIC: one that others have is not moved.
     Where none is spare, the NIC of the other network is the one to wait for.
     """
+    asked = settings.networks.nic
     states = {name: one for one in api.find(NNS) if (name := one["metadata"]["name"]) in names}
+    if silent := sorted(names - states.keys()):
+        return asked, f"unknown: there is no {NNS.name} of {', '.join(silent)}", False
+    there = networks.nics_of(api)
     ours = {
         nic: network
         for network in sorted(NETWORKS, key=lambda network: network in making)
-        for nic in networks.nics_of(api, network)
+        for nic in sorted(there.get(network, ()))
     }
-    if nic := settings.networks.nic:
-        lacking = sorted(node for node, state in states.items() if nic not in nics.interfaces(state))
-        if lacking:
-            return nic, f"{nic}, which {', '.join(lacking)} has not", False
-        uses = [f"on {node} it {use}" for node, state in sorted(states.items()) if (use := nics.use_of(nic, state))]
-        in_use = uses and nic not in ours
-        return nic, f"{nic} is in use: {'; '.join(uses)}" if in_use else f"{nic}, as asked", not in_use
-    spare = nics.spare(list(states.values())) if len(states) == len(names) else None
+    spare = nics.spare(list(states.values()))
     known = [nic for nic, network in ours.items() if network in making or spare is None]
-    if known:
-        return known[-1], f"{known[-1]}, which {ours[known[-1]]} is on already", True
-    return spare, spare or "none", spare is not None
+    nic = asked or (known[-1] if known else spare)
+    if nic is None:
+        return None, "none", False
+    if lacking := sorted(node for node, state in states.items() if nic not in nics.interfaces(state)):
+        return nic, f"{nic}, which {', '.join(lacking)} has not", False
+    own = bridge_on(nic) if nic in ours else None
+    uses = [f"on {node} it {use}" for node, state in sorted(states.items()) if (use := nics.use_of(nic, state, own))]
+    if uses:
+        return nic, f"{nic} is in use: {'; '.join(uses)}", False
+    return nic, f"{nic}, as asked" if asked else f"{nic}, which {ours[nic]} is on already" if known else nic, True
 
 
 def _nad(api: Api, name: str) -> Check:

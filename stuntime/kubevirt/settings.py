@@ -129,9 +129,13 @@ class Settings:
         return run_name(self.run)
 
     @property
-    def holder(self) -> str:
-        """Who holds a NIC, as its Lease tells a person."""
-        return f"run {self.run}"
+    def makes_networks(self) -> bool:
+        """Whether a network under our name is one that this run has made, by whichever of its processes."""
+        return self.owner is not None and self.owner.kind == "PipelineRun"
+
+    def holder(self, namespace: str) -> str:
+        """Return who holds a NIC for the VMs of a namespace, as its Lease tells a person."""
+        return f"run {self.run} of namespace {namespace}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import structlog
 
 from stuntime.errors import StuntimeError
 from stuntime.kubevirt.api import Api, ConflictError
-from stuntime.kubevirt.kinds import LEASE, OURS, RUN_LABEL, Object, selector
+from stuntime.kubevirt.kinds import LEASE, NAMESPACE_LABEL, OURS, RUN_LABEL, Object, selector
 from stuntime.kubevirt.leases import DURATION_S, LAST_PATIENCE_S, Seen, holder_of, spec
 
 _log = structlog.get_logger()
@@ -31,6 +31,7 @@ class Slots:
         self._api = api
         self._namespace = namespace
         self._run = run
+        self._labels = {RUN_LABEL: run, NAMESPACE_LABEL: api.namespace, _LABEL: "true"}
         self._limit = limit
         self._duration_s = duration_s
         self._seen = Seen()
@@ -52,7 +53,7 @@ class Slots:
             self._give(name, holder)
 
     def _take(self, holder: str) -> str:
-        labels = selector({**OURS, RUN_LABEL: self._run, _LABEL: "true"})
+        labels = selector({**OURS, **self._labels})
         told: set[str] = set()
         while True:
             until = time.monotonic() + self._duration_s / _RENEWALS
@@ -67,7 +68,7 @@ class Slots:
     def _taken(self, state: Mapping[str, Object], holder: str) -> str | None:
         """Take the first slot that can be taken; return its name, or None when all are held."""
         for number in range(self._limit):
-            name = f"stuntime-slot-{self._run}-{number}"
+            name = f"stuntime-slot-{self._api.namespace}.{self._run}-{number}"
             found = state.get(name)
             if found is not None and not self._dead(found):
                 continue
@@ -111,9 +112,7 @@ class Slots:
 
     def _body(self, name: str, holder: str, before: Object | None = None) -> Object:
         kept = (before or {}).get("spec")
-        body = LEASE.object(
-            name, labels={RUN_LABEL: self._run, _LABEL: "true"}, spec=spec(holder, self._duration_s, kept)
-        )
+        body = LEASE.object(name, labels=self._labels, spec=spec(holder, self._duration_s, kept))
         if before is not None:
             body["metadata"]["resourceVersion"] = before["metadata"]["resourceVersion"]
         return body

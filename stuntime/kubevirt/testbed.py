@@ -106,7 +106,7 @@ class KubevirtTestbed:
                 yield self
             finally:
                 if self._settings.guest.boot == "disk":
-                    with _told("run.left"):
+                    with self._told("run.left"):
                         self._client().delete(SECRET, self._login_name)
         _log.info("api.requests", total=sum(self._api.requests.values()), by=dict(self._api.requests))
 
@@ -124,7 +124,7 @@ class KubevirtTestbed:
         try:
             yield
         finally:
-            with _told("run.left"):
+            with self._told("run.left"):
                 self._client().delete(CONFIG_MAP, name)
 
     def now(self) -> float:
@@ -166,10 +166,10 @@ class KubevirtTestbed:
         with self._lock:
             machines = list(self._machines.values())
         _log.warning("run.abandoned", vms=len(machines))
-        with _told("run.left"):
+        with self._told("run.left"):
             self._window.disturb(self._settings.run_name)
         for machine in machines:
-            with _told("vm.left") as left:
+            with self._told("vm.left") as left:
                 vms.ask_to_go(client, machine)
             if left == ["api-away"]:  # it would not hear of the others either
                 break
@@ -257,7 +257,7 @@ class KubevirtTestbed:
             yield
         except StuntimeError:
             if not self._api.stopped:
-                with _told("diagnosis.failed"):
+                with self._told("diagnosis.failed"):
                     self._diagnose(evidence, consoles())
             raise
 
@@ -266,19 +266,24 @@ class KubevirtTestbed:
         settings = self._settings.networks
         if name in settings.nads:
             nad = settings.nads[name]
+            if nad == plans.name_of(name) and self._settings.makes_networks:
+                networks.require_made(self._api, name, self._settings.run_name)
             yield networks.existing(self._api, nad, settings.nic or networks.nic_below(self._api, name, nad))
             return
         if self._nic is None:
             raise UnfitError("no spare NIC is known", "name one with --nic", reason="nic-missing")
-        plan = plans.plan(name, settings, self._nic)
+        plan = plans.plan(name, self._api.namespace, settings, self._nic)
+        holder = self._settings.holder(self._api.namespace)
         with ExitStack() as held:
-            # One that is up on another NIC is somebody's, too, until that NIC is given back.
-            for nic in dict.fromkeys((*networks.nics_of(self._api, name), self._nic)):
-                held.enter_context(self._window.nic(nic, self._settings.holder, wait_s=settings.nic_wait_s))
+            nics = networks.hold_nics(
+                self._api,
+                plan,
+                lambda nic: held.enter_context(self._window.nic(nic, holder, wait_s=settings.nic_wait_s)),
+            )
             try:
                 with self._explained(evidence), self._window.provisioning(f"network {name}"):
                     started = time.monotonic()
-                    attachment = networks.up(self._api, plan, self._nodes, self._labels)
+                    attachment = networks.up(self._api, plan, self._nodes, self._labels, nics)
                 _log.info("network.up", network=name, nic=self._nic, seconds=round(time.monotonic() - started, 1))
                 yield attachment
             except BaseException as error:
@@ -294,7 +299,7 @@ class KubevirtTestbed:
         """Take a network away after a trouble, which is the one to tell; after an interrupt nothing is waited for."""
         if not isinstance(error, Exception) and not self._api.stopped:
             self.abandon()
-        with _told("network.left"):
+        with self._told("network.left"):
             self._unmade(network)
 
     def _unmade(self, network: str) -> None:
@@ -352,7 +357,7 @@ class KubevirtTestbed:
             return
         for machine in machines.values():
             machine.shell.disconnect()
-        with _told("vm.left"):
+        with self._told("vm.left"):
             try:
                 with nullcontext() if self._api.stopped else self._window.provisioning(scenario):
                     vms.remove(self._api, *machines.values())
@@ -371,21 +376,22 @@ class KubevirtTestbed:
         """Return what the names of a scenario's VMs begin with."""
         return f"stuntime-{self._settings.run_name}-{_number(scenario):02}-"
 
+    @contextmanager
+    def _told(self, event: str) -> Iterator[list[str]]:
+        """Go on after an expected failure, said aloud: there is something else to finish. Its reason is in the list."""
+        reasons: list[str] = []
+        of_run = f"--namespace {self._api.namespace} --run {self._settings.run}"
+        try:
+            yield reasons
+        except StuntimeError as error:
+            reasons.append(error.reason)
+            way_out = f"stuntime cleanup --testbed kubevirt {of_run}"
+            _log.warning(event, reason=error.reason, message=str(error), way_out=way_out)
+        except OSError as error:
+            _log.warning(event, message=str(error))
+
     def _client(self) -> Api:
         return self._api.lasting(patience_s=_LAST_PATIENCE_S)
-
-
-@contextmanager
-def _told(event: str) -> Iterator[list[str]]:
-    """Go on after an expected failure, said aloud: there is something else to finish. Its reason is in the list."""
-    reasons: list[str] = []
-    try:
-        yield reasons
-    except StuntimeError as error:
-        reasons.append(error.reason)
-        _log.warning(event, reason=error.reason, message=str(error), way_out="stuntime cleanup --testbed kubevirt")
-    except OSError as error:
-        _log.warning(event, message=str(error))
 
 
 def _number(scenario: Scenario) -> int:

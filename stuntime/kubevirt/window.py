@@ -20,6 +20,7 @@ when the line is empty.
 """
 
 import itertools
+import math
 import secrets
 import threading
 import time
@@ -173,9 +174,12 @@ class Window:
         self._judge(mine)
 
     @contextmanager
-    def provisioning(self, who: str) -> Iterator[None]:
-        """Hold off measurements; wait until the one that goes on, and those that came before us, are over."""
-        mine = self._entered("provisioning", who)
+    def provisioning(self, who: str, *, wait_s: float = math.inf) -> Iterator[None]:
+        """Hold off measurements; wait until the one that goes on, and those that came before us, are over.
+
+        After `wait_s` go, whoever does, and mark the measurement that is met: for what cannot be left undone.
+        """
+        mine = self._entered("provisioning", who, wait_s)
         try:
             yield
         finally:
@@ -206,9 +210,9 @@ class Window:
         """Take a NIC for longer than this process lives; whoever has the same name may take it again."""
         self._nics.take(nic, who, wait_s=wait_s, duration_s=duration_s)
 
-    def give_nic(self, nic: str, who: str) -> None:
-        """Give back a NIC that was taken under this name; one of somebody else stays theirs, which is said."""
-        self._nics.give(nic, who)
+    def give_nics(self, who: str, *, but: Collection[str] = ()) -> None:
+        """Give back the NICs that were taken under this name, except some; those of somebody else stay theirs."""
+        self._nics.give_all(who, but)
 
     def renew(self) -> None:
         """Renew all that this process has in the line, and its NICs; come back where we were struck out."""
@@ -239,34 +243,40 @@ class Window:
                 new = new.intruded(msgspec.structs.replace(held.entry, beat=beat))
         return new
 
-    def _entered(self, side: Side, who: str) -> Entry:
+    def _entered(self, side: Side, who: str, wait_s: float = math.inf) -> Entry:
         mine = self._entry(side, who)
         with self._lock:
             self._held[mine.id] = _Held(mine, self._clock())
         self._keep_renewing()
         try:
-            self._enter(mine)
+            self._enter(mine, self._clock() + wait_s)
         except BaseException:
             self._left(mine)
             raise
         return mine
 
-    def _enter(self, mine: Entry) -> None:
+    def _enter(self, mine: Entry, deadline: float) -> None:
         told: set[str] = set()
         while True:
-            line = self._update(lambda line: line.joined(self._fresh(mine)).begun(mine.id))
+            line = self._update(lambda line: self._stepped(line, mine, deadline))
             found = line.find(mine.id)
             if found is not None and found.going:
                 with self._lock:
                     self._held[mine.id] = _Held(mine, self._clock(), going=True)
                 return
             told = self._say(mine, line, told)
-            told = self._wait(mine, line, told)
+            told = self._wait(mine, line, told, deadline)
 
-    def _wait(self, mine: Entry, line: Line, told: set[str]) -> set[str]:
-        """Return when it may be our turn, we were struck out, or somebody ahead is dead."""
+    def _stepped(self, line: Line, mine: Entry, deadline: float) -> Line:
+        """Let an entry join and go, if it may; at its deadline it does, whoever else goes."""
+        if self._clock() < deadline:
+            return line.joined(self._fresh(mine)).begun(mine.id)
+        return line.without({mine.id}).intruded(self._fresh(mine))
+
+    def _wait(self, mine: Entry, line: Line, told: set[str], deadline: float) -> set[str]:
+        """Return when it may be our turn, we were struck out, somebody ahead is dead, or at the deadline."""
         now = self._clock()
-        until = min(self._death(entry, now) for entry in line.ahead(mine.id))
+        until = min(deadline, *(self._death(entry, now) for entry in line.ahead(mine.id)))
         for state in self._api.states(LEASE, until, name=NAME, namespace=self._namespace):
             line = _read(state.get(NAME))
             self._note(line)

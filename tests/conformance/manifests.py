@@ -43,12 +43,12 @@ def everything() -> Iterator[dict[str, Any]]:
     yield manifests.login_secret("login", "for-the-console", labels=LABELS, owners=[OWNER.reference])
     for network in NETWORKS:
         for vlan, mtu in ((None, None), (7, 9000)):
-            plan = Plan(network, "ens2f1", vlan, mtu)
+            plan = Plan(network, "ns", "ens2f1", vlan, mtu)
             policy = plan.policy(Node("worker-0", "worker-0", {}), LABELS, former_mtu=mtu)
             yield policy
             yield {**policy, "spec": {**policy["spec"], "desiredState": plan.desired_state(up=False, former_mtu=mtu)}}
-            yield plan.attachment("ns", LABELS)[1]
-    yield kinds.LEASE.object(f"stuntime-slot-{RUN}-0", labels=LABELS, spec=leases.spec("somebody", 60.0))
+            yield plan.attachment(LABELS)[1]
+    yield kinds.LEASE.object(f"stuntime-slot-ns.{RUN}-0", labels=LABELS, spec=leases.spec("somebody", 60.0))
     yield from _deposits()
 
 

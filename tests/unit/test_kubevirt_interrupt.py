@@ -14,7 +14,7 @@ from stuntime import suite
 from stuntime.errors import ExitCode, TestbedError
 from stuntime.kubevirt import cleanup, testbed
 from stuntime.kubevirt.api import Api
-from stuntime.kubevirt.kinds import CONFIG_MAP, LEASE, NAD, NNCP, POD, RUN_LABEL, VM, VMI, VMIM
+from stuntime.kubevirt.kinds import CONFIG_MAP, LEASE, NAD, NAMESPACE_LABEL, NNCP, POD, RUN_LABEL, VM, VMI, VMIM
 from stuntime.kubevirt.plans import NETWORK_LABEL
 from stuntime.kubevirt.window import Window
 from tests.unit.kubeapi.kubevirt import Times
@@ -222,7 +222,9 @@ def test_cleanup_touches_nothing_else(tmp_path: Path) -> None:
                 lab.server.seed(
                     kind, {**one, **({"spec": {"runStrategy": "Halted", "template": {}}} if kind == VM else {})}
                 )
-        lab.server.seed(LEASE, LEASE.object("stuntime-nic-eno2", labels={RUN_LABEL: "a-run"}), "stuntime")
+        lab.server.seed(
+            LEASE, LEASE.object("stuntime-nic-eno2", labels={RUN_LABEL: "a-run", NAMESPACE_LABEL: "ns"}), "stuntime"
+        )
         lab.server.seed(LEASE, LEASE.object("stuntime-window"), "stuntime")
         assert not _found(lab, older_than_s=3600)
         assert len(_found(lab, older_than_s=3600, now=time.time() + 7200)) == 9

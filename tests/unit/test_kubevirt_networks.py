@@ -2,18 +2,31 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stuntime.errors import TestbedError, UnfitError
-from stuntime.kubevirt import cleanup, networks, preflight
+from stuntime.errors import InvalidError, TestbedError, UnfitError
+from stuntime.kubevirt import cleanup, cluster, networks, preflight
 from stuntime.kubevirt.cluster import Node
-from stuntime.kubevirt.kinds import CUDN, LEASE, NAD, NNCP, NNS, RUN_LABEL, Object, condition
+from stuntime.kubevirt.kinds import (
+    CUDN,
+    LEASE,
+    NAD,
+    NAMESPACE,
+    NAMESPACE_LABEL,
+    NNCP,
+    NNS,
+    RUN_LABEL,
+    Object,
+    condition,
+)
 from stuntime.kubevirt.manifests import run_labels
 from stuntime.kubevirt.plans import Plan
-from stuntime.kubevirt.settings import NetworkSettings
+from stuntime.kubevirt.settings import NetworkSettings, Owner
+from stuntime.kubevirt.testbed import KubevirtTestbed
 from stuntime.kubevirt.window import Window
 from stuntime.scenario import NETWORKS, PATHS
 from tests.unit.kubeapi.store import Change
@@ -35,8 +48,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 def _up(lab: Lab, network: str = BRIDGE, run: str = "mine", nic: str = "eno2", **plan: int | None) -> None:
-    made = Plan(network, nic, **{"vlan": None, "mtu": None, **plan})
-    networks.up(lab.api, made, NODES, run_labels(run))
+    made = Plan(network, "ns", nic, **{"vlan": None, "mtu": None, **plan})
+    networks.up(lab.api, made, NODES, run_labels(run), networks.hold_nics(lab.api, made, lambda _: None))
 
 
 def _enacted(lab: Lab, node: str = "node-a") -> list[tuple[str, str]]:
@@ -67,6 +80,15 @@ def _examined(lab: Lab, *wanted: str, **settings: object) -> preflight.Check:
     return next(check for check in found.checks if check.name == "NIC")
 
 
+@contextmanager
+def _opened(lab: Lab) -> Iterator[KubevirtTestbed]:
+    """Hold the testbed whatever the preflight says."""
+    nodes = tuple(NODES)
+    found = cluster.read(lab.api)
+    with KubevirtTestbed(lab.api, lab.settings, found, nodes, None, lambda *_: None).opened() as testbed:
+        yield testbed
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_run_takes_away_only_its_own(lab: Lab, network: str) -> None:
     """What another run has up stays whole, and is gone when that run takes it away."""
@@ -74,7 +96,7 @@ def test_a_run_takes_away_only_its_own(lab: Lab, network: str) -> None:
     before = lab.left()
     networks.down(lab.api, network, run="mine")
     lab.require_left(*before)
-    assert networks.runs_of(lab.api, network) == ["theirs"]
+    assert networks.makers_of(lab.api, network) == [("ns", "theirs")]
     networks.down(lab.api, network, run="theirs")
     lab.require_left()
 
@@ -98,7 +120,7 @@ def test_a_network_is_as_it_is_planned_now(lab: Lab, network: str, before: dict,
     assert states == (["up", "absent", "up"] if again else ["up"])
     kind = CUDN if network == LOCALNET else NAD
     [made] = lab.api.find(kind)
-    assert Plan.of(made) == Plan(network, "eno2", now.get("vlan"), None)
+    assert Plan.of(made) == Plan(network, "ns", "eno2", now.get("vlan"), None)
     assert made["metadata"]["labels"][RUN_LABEL] == "mine"
 
 
@@ -120,7 +142,7 @@ def test_a_node_that_gives_nothing_back_does_not_keep_the_others(lab: Lab) -> No
         networks.down(lab.api, BRIDGE, run="mine", timeout_s=5.0)
     assert failed.value.reason == "network-left"
     assert [one["metadata"]["name"] for one in lab.api.find(NNCP)] == ["stuntime-linux-bridge-node-b"]
-    assert networks.nics_of(lab.api, BRIDGE) == ["eno2"]
+    assert networks.nics_of(lab.api) == {BRIDGE: {"eno2"}}
     lab.nmstate.refusals.clear()
     networks.down(lab.api, BRIDGE, run="mine")
     lab.require_left()
@@ -174,6 +196,17 @@ def test_a_nic_that_is_in_use_is_not_taken(lab: Lab, use: dict, told: str) -> No
     _up(lab, run="dead")
     _nic(lab, "eno2", controller="st-eno2")
     assert _examined(lab, nic="eno2").fit
+    _nic(lab, "eno2", **use)
+    assert f"eno2 is in use: on node-a it {told}" in _examined(lab).found
+
+
+def test_nodes_that_tell_nothing_of_their_nics_are_not_fit(lab: Lab) -> None:
+    """A node without a NodeNetworkState is named, whether a NIC is asked for or looked for."""
+    lab.server.store.delete(NNS, "", "node-b")
+    for asked in ({}, {"nic": "eno2"}):
+        check = _examined(lab, **asked)
+        assert not check.fit
+        assert check.found == "unknown: there is no NodeNetworkState of node-b"
 
 
 def test_the_other_networks_nic_is_the_one_to_wait_for(lab: Lab) -> None:
@@ -197,6 +230,78 @@ def test_a_bridge_takes_no_right_on_a_localnet(lab: Lab) -> None:
     lab.require_left()
 
 
+def test_the_other_network_gives_the_nic_up(lab: Lab) -> None:
+    """What a dead run left of the other network on the NIC goes first: two bridges cannot have one port."""
+    _up(lab, LOCALNET, run="dead")
+    _up(lab, BRIDGE)
+    assert networks.nics_of(lab.api) == {BRIDGE: {"eno2"}}
+    assert not lab.api.find(CUDN)
+
+
+def test_a_network_that_is_going_is_made_anew(lab: Lab) -> None:
+    """What is deleted and still there, held by its finalizer, is waited for and made again."""
+    _up(lab, LOCALNET)
+    network = lab.api.get(CUDN, "stuntime-ovn-localnet")
+    lab.server.store.edit(CUDN, network, lambda one: one["metadata"].update(finalizers=["k8s.ovn.org/it"]))
+    lab.api.delete(CUDN, "stuntime-ovn-localnet")
+    lab.server.worker.later(
+        0.2, lambda: lab.server.store.edit(CUDN, network, lambda one: one["metadata"].pop("finalizers"))
+    )
+    _up(lab, LOCALNET)
+    [made] = lab.api.find(CUDN)
+    assert made["metadata"]["uid"] != network["metadata"]["uid"]
+
+
+def test_a_run_of_another_namespace_is_another_run(lab: Lab) -> None:
+    """Runs of the same name in two namespaces take nothing from each other, and cleaning up one leaves the other's."""
+    _up(lab, run="by-hand")
+    before = lab.left()
+    lab.server.seed(NAMESPACE, NAMESPACE.object("theirs"))
+    theirs = lab.server.api("theirs")
+    networks.down(theirs, BRIDGE, run="by-hand")
+    found, _ = cleanup.leftovers(theirs, run=None, older_than_s=0, now=time.time(), window_namespace="stuntime")
+    assert not found
+    assert [one for one in lab.left() if one not in before] == ["Namespace theirs"]
+    settings = lab.settings
+    assert settings.holder("ns") != settings.holder("theirs")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_what_was_made_anew_is_not_taken_away(lab: Lab, network: str) -> None:
+    """Objects that somebody has made again since they were listed stay: each is changed and deleted by its uid."""
+    _up(lab, network, run="mine")
+    listed = {kind: lab.api.find(kind) for kind in (NNCP, NAD if network == BRIDGE else CUDN)}
+    networks.down(lab.api, network, run="mine")
+    lab.require_left()
+    _up(lab, network, run="theirs")
+    before = lab.left()
+    find = lab.api.find
+    lab.api.find = lambda kind, **asked: listed.get(kind) or find(kind, **asked)
+    networks.down(lab.api, network, run="mine")
+    del lab.api.find
+    lab.require_left(*before)
+    assert _enacted(lab)[-1] == ("st-eno2", "up")
+
+
+@pytest.mark.parametrize(("made_by", "told"), [(None, "it is not there"), ("another", "it was made by run another")])
+def test_a_pipeline_measures_on_no_network_but_its_own(lab: Lab, made_by: str | None, told: str) -> None:
+    """Where a task of the same PipelineRun makes the network, one that is missing or another run's is an error."""
+    if made_by:
+        _up(lab, run=made_by)
+    nads = NetworkSettings(nads={BRIDGE: "stuntime-linux-bridge"})
+    lab.settings = replace(lab.settings, networks=nads, owner=Owner("PipelineRun", "run", "uid"))
+    with (
+        pytest.raises(UnfitError, match=told) as refused,
+        _opened(lab) as testbed,
+        testbed.network(BRIDGE, lab.folder),
+    ):
+        pytest.fail("it must not be measured on")
+    assert refused.value.reason == "network-not-made"
+    _up(lab, run=lab.settings.run_name)
+    with _opened(lab) as testbed, testbed.network(BRIDGE, lab.folder):
+        pass
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_somebody_else_has_under_our_name_stays(lab: Lab, network: str) -> None:
     """An object of our name that is not ours is neither changed nor removed, and the error says how to go on."""
@@ -218,7 +323,8 @@ def _leftovers(lab: Lab, run: str | None = None) -> list[cleanup.Leftover]:
 
 
 def _seed_nic_lease(lab: Lab, nic: str, run: str) -> None:
-    lab.server.seed(LEASE, LEASE.object(f"stuntime-nic-{nic}", labels={RUN_LABEL: run}), "stuntime")
+    labels = {RUN_LABEL: run, NAMESPACE_LABEL: "ns"}
+    lab.server.seed(LEASE, LEASE.object(f"stuntime-nic-{nic}", labels=labels), "stuntime")
 
 
 def test_cleanup_takes_networks_by_their_run_and_leases_last(lab: Lab) -> None:
@@ -228,11 +334,48 @@ def test_cleanup_takes_networks_by_their_run_and_leases_last(lab: Lab) -> None:
     for nic, run in (("eno2", "dead"), ("eno1", "alive")):
         _seed_nic_lease(lab, nic, run)
     cleanup.remove(lab.api, _leftovers(lab, run="dead"), Window(lab.api, namespace="stuntime", run="cleanup"))
-    assert networks.runs_of(lab.api, BRIDGE) == []
-    assert networks.runs_of(lab.api, LOCALNET) == ["alive"]
+    assert networks.makers_of(lab.api, BRIDGE) == []
+    assert networks.makers_of(lab.api, LOCALNET) == [("ns", "alive")]
     assert [one for one in lab.left() if one.startswith(LEASE.name)] == [f"{LEASE.name} stuntime-nic-eno1"]
     removed = [one.resource for one in lab.server.asked("DELETE") if "stuntime-window" not in one.path]
     assert removed[-1] == LEASE.resource
+
+
+def test_cleanup_keeps_the_nic_of_a_network_that_does_not_go(lab: Lab) -> None:
+    """A node that does not give its NIC back still has it: the Lease stays, and the next cleaning up takes both."""
+    _up(lab, run="dead")
+    _seed_nic_lease(lab, "eno2", "dead")
+    lab.nmstate.refusals["node-b"] = "NmstateError: device is busy"
+    window = Window(lab.api, namespace="stuntime", run="cleanup")
+    with pytest.raises(TestbedError, match="not all could be removed"):
+        cleanup.remove(lab.api, _leftovers(lab), window)
+    assert f"{LEASE.name} stuntime-nic-eno2" in lab.left()
+    lab.nmstate.refusals.clear()
+    cleanup.remove(lab.api, _leftovers(lab), window)
+    lab.require_left()
+
+
+def test_cleanup_leaves_a_nic_that_another_run_has_by_now(lab: Lab) -> None:
+    """A Lease that was taken over since it was listed is its new holder's."""
+    _seed_nic_lease(lab, "eno2", "dead")
+    found = _leftovers(lab)
+    Window(lab.api, namespace="stuntime", run="alive").take_nic("eno2", "run alive", duration_s=60)
+    lab.require_left(f"{LEASE.name} stuntime-nic-eno2")
+    cleanup.remove(lab.api, found, Window(lab.api, namespace="stuntime", run="cleanup"))
+    lab.require_left(f"{LEASE.name} stuntime-nic-eno2")
+
+
+def test_cleanup_waits_for_a_measurement_only_so_long(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measurement that does not end is marked, and what is left is removed all the same."""
+    monkeypatch.setattr(cleanup, "PATIENCE_S", 0.2)
+    _up(lab, run="dead")
+    with (
+        pytest.raises(InvalidError, match="cleanup") as disturbed,
+        Window(lab.api, namespace="stuntime", run="theirs").measuring("it"),
+    ):
+        cleanup.remove(lab.api, _leftovers(lab, run="dead"), Window(lab.api, namespace="stuntime", run="cleanup"))
+    assert disturbed.value.reason == "window-disturbed"
+    lab.require_left()
 
 
 @pytest.mark.parametrize("announced", [True, False])

@@ -27,7 +27,7 @@ def _state(*interfaces: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_bridge_is_that_of_the_documentation() -> None:
     """A Linux bridge has the NIC as its port and no STP, and is absent when it goes."""
-    plan = Plan(BRIDGE, "ens2f1", None, None)
+    plan = Plan(BRIDGE, "ns", "ens2f1", None, None)
     [bridge] = plan.desired_state(up=True)["interfaces"]
     assert bridge == {
         "name": "st-ens2f1",
@@ -38,20 +38,20 @@ def test_a_bridge_is_that_of_the_documentation() -> None:
     assert plan.desired_state(up=False) == {
         "interfaces": [{"name": "st-ens2f1", "type": "linux-bridge", "state": "absent"}]
     }
-    kind, nad = plan.attachment("ns", {})
+    kind, nad = plan.attachment({})
     [plugin] = json.loads(nad["spec"]["config"])["plugins"]
     assert (kind, plugin) == (NAD, {"type": "bridge", "bridge": "st-ens2f1", "disableContainerInterface": True})
 
 
 def test_a_localnet_is_that_of_the_documentation() -> None:
     """A localnet is an OVS bridge with a mapping, and a network of this namespace without addresses of its own."""
-    plan = Plan(LOCALNET, "ens2f1", None, None)
+    plan = Plan(LOCALNET, "ns", "ens2f1", None, None)
     policy = plan.desired_state(up=True)
     assert policy["interfaces"][0]["type"] == "ovs-bridge"
     mapping = {"localnet": "stuntime-ovn-localnet", "bridge": "st-ens2f1", "state": "present"}
     assert policy["ovn"]["bridge-mappings"] == [mapping]
     assert plan.desired_state(up=False)["ovn"]["bridge-mappings"] == [{**mapping, "state": "absent"}]
-    kind, network = plan.attachment("ns", {})
+    kind, network = plan.attachment({})
     assert kind == CUDN
     assert network["spec"]["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "ns"}}
     assert network["spec"]["network"]["localnet"] == {
@@ -66,10 +66,10 @@ def test_vlan_and_mtu_are_everywhere_they_belong() -> None:
 
     An OVS bridge has no MTU of its own.
     """
-    bridge, localnet = (Plan(network, "eno2", 100, 9000) for network in (BRIDGE, LOCALNET))
-    nad = json.loads(bridge.attachment("ns", {})[1]["spec"]["config"])
+    bridge, localnet = (Plan(network, "ns", "eno2", 100, 9000) for network in (BRIDGE, LOCALNET))
+    nad = json.loads(bridge.attachment({})[1]["spec"]["config"])
     assert nad["plugins"][0].items() >= {"vlan": 100, "mtu": 9000}.items()
-    told = localnet.attachment("ns", {})[1]["spec"]["network"]["localnet"]
+    told = localnet.attachment({})[1]["spec"]["network"]["localnet"]
     assert (told["vlan"], told["mtu"]) == ({"mode": "Access", "access": {"id": 100}}, 9000)
     for plan, own in ((bridge, 9000), (localnet, None)):
         made, nic = plan.desired_state(up=True)["interfaces"]
@@ -81,8 +81,8 @@ def test_vlan_and_mtu_are_everywhere_they_belong() -> None:
 def test_an_object_says_how_it_was_planned() -> None:
     """Every object of a network can be asked for its plan, and a policy for the MTU before; others say nothing."""
     node = Node("worker-0", "worker-0.host", {})
-    for plan in (Plan(BRIDGE, "ens2f1", None, None), Plan(LOCALNET, "ens2f1", 7, 9000)):
-        policy, (_, attachment) = plan.policy(node, {}, 1400), plan.attachment("ns", {})
+    for plan in (Plan(BRIDGE, "ns", "ens2f1", None, None), Plan(LOCALNET, "ns", "ens2f1", 7, 9000)):
+        policy, (_, attachment) = plan.policy(node, {}, 1400), plan.attachment({})
         assert Plan.of(policy) == Plan.of(attachment) == plan
         assert (plans.former_mtu(policy), plans.former_mtu(attachment)) == (1400, None)
     for annotations in (None, {}, {"stuntime.io/plan": "?"}, {"stuntime.io/plan": "{}"}):
@@ -92,7 +92,7 @@ def test_an_object_says_how_it_was_planned() -> None:
 def test_a_policy_is_for_one_node_and_its_name_fits_a_label() -> None:
     """NMState is told of the nodes that are measured on and of no other, in names that a label can hold."""
     nodes = [Node(name, f"{name}.host", {}) for name in ("worker-0", f"{'w' * 60}-1.lab", f"{'w' * 60}-2.lab")]
-    policies = [Plan(BRIDGE, "ens2f1", None, None).policy(node, {"a": "b"}) for node in nodes]
+    policies = [Plan(BRIDGE, "ns", "ens2f1", None, None).policy(node, {"a": "b"}) for node in nodes]
     for node, policy in zip(nodes, policies, strict=True):
         assert policy["spec"]["nodeSelector"] == {"kubernetes.io/hostname": node.hostname}
         assert len(policy["metadata"]["name"]) <= 63
@@ -103,7 +103,7 @@ def test_a_policy_is_for_one_node_and_its_name_fits_a_label() -> None:
 
 def test_a_bridges_name_fits_the_kernel() -> None:
     """An interface's name has at most 15 characters, and two NICs never share a bridge."""
-    names = {Plan(BRIDGE, nic, None, None).bridge for nic in ("eth1", "enp130s0f0np0", "enp130s0f1np1")}
+    names = {Plan(BRIDGE, "ns", nic, None, None).bridge for nic in ("eth1", "enp130s0f0np0", "enp130s0f1np1")}
     assert len(names) == 3
     assert all(len(name) <= 15 for name in names)
 
@@ -111,7 +111,7 @@ def test_a_bridges_name_fits_the_kernel() -> None:
 def test_an_unknown_network_is_not_made() -> None:
     """Only the two networks can be made."""
     with pytest.raises(UsageError, match="no network 'mine' can be made"):
-        plans.plan("mine", NetworkSettings(), "eno2")
+        plans.plan("mine", "ns", NetworkSettings(), "eno2")
 
 
 def test_a_nad_is_described_by_what_decides_the_value() -> None:

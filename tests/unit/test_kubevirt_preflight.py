@@ -169,7 +169,7 @@ def test_nodes_and_nics_that_are_named(tmp_path: Path) -> None:
 def test_a_network_that_is_up_keeps_its_nic(tmp_path: Path) -> None:
     """Where a network of ours is up already its NIC is used again, though a port of its bridge is no spare one."""
     with Lab(tmp_path) as lab:
-        networks.up(lab.api, plans.Plan(NETWORKS[0], "eno2", None, None), [NODE_A], run_labels("dead"))
+        networks.up(lab.api, plans.Plan(NETWORKS[0], "ns", "eno2", None, None), [NODE_A], run_labels("dead"), ["eno2"])
         for name in ("node-a", "node-b", "node-c"):
             found = lab.server.store.get(NNS, "", name)
             port = {"name": "st-eno2", "type": "linux-bridge", "bridge": {"port": [{"name": "eno2"}]}}
@@ -185,8 +185,13 @@ def test_a_network_that_is_up_keeps_its_nic(tmp_path: Path) -> None:
 def test_a_network_that_is_left_on_another_nic_is_taken_away(tmp_path: Path) -> None:
     """Where a killed run left the network on another NIC, the nodes get that one back before the new one is taken."""
     with Lab(tmp_path) as lab:
-        networks.up(lab.api, plans.Plan(NETWORKS[0], "eno2", None, None), [NODE_A], run_labels("dead"))
-        networks.up(lab.api, plans.Plan(NETWORKS[0], "eno1", None, None), [NODE_A], run_labels("new"))
+        networks.up(lab.api, plans.Plan(NETWORKS[0], "ns", "eno2", None, None), [NODE_A], run_labels("dead"), ["eno2"])
+        wanted = plans.Plan(NETWORKS[0], "ns", "eno1", None, None)
+        with pytest.raises(UnfitError, match="is on NIC eno2 by now, for run dead of namespace ns") as refused:
+            networks.up(lab.api, wanted, [NODE_A], run_labels("new"), ["eno1"])
+        assert refused.value.reason == "nic-taken"
+        assert networks.hold_nics(lab.api, wanted, lambda _: None) == ["eno1", "eno2"]
+        networks.up(lab.api, wanted, [NODE_A], run_labels("new"), ["eno1", "eno2"])
         states = [(one["name"], one["state"]) for _, _, state in lab.nmstate.enacted for one in state["interfaces"]]
         assert states == [("st-eno2", "up"), ("st-eno2", "absent"), ("st-eno1", "up")]
 
@@ -209,7 +214,7 @@ def test_a_network_on_another_nic_is_not_taken_away(tmp_path: Path) -> None:
         [result] = lab.measured()
         assert result.error.reason == "nic-taken"
         assert "NIC eno2 is taken by run 2026" in result.error.message
-        assert networks.nics_of(lab.api, NETWORKS[0]) == ["eno2"]
+        assert networks.nics_of(lab.api) == {NETWORKS[0]: {"eno2"}}
 
 
 # Rights.
@@ -260,7 +265,7 @@ def test_what_is_asked_of_the_api_is_what_is_granted(tmp_path: Path) -> None:
         labels = run_labels("dead")
         _let_ovn_be_slow(lab)
         for network in NETWORKS:  # a run that was killed left its networks
-            networks.up(lab.api, plans.Plan(network, "eno1", None, None), [NODE_A], labels)
+            networks.up(lab.api, plans.Plan(network, "ns", "eno1", None, None), [NODE_A], labels, ["eno1"])
         lab.server.seed(POD, POD.object("stuntime-dead-pull", labels=labels))
         with lab.testbed():  # another process of the same run is there
             lab.settings = replace(lab.settings, guest=Guest(image="guest"), boot_timeout_s=3.0)
@@ -482,7 +487,7 @@ def test_a_network_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.C
         assert _run(lab, "network", "up", NETWORKS[0], "--run", "ours") == ExitCode.UNFIT
         assert "is taken by run theirs" in capsys.readouterr().err
         assert _run(lab, "network", "down", NETWORKS[0], "--run", "ours") == ExitCode.OK
-        assert "take it away with --run theirs" in capsys.readouterr().err
+        assert "take it away with --namespace ns --run theirs" in capsys.readouterr().err
         lab.require_left(*before)
         assert _run(lab, "network", "down", NETWORKS[0], "--run", "theirs") == ExitCode.OK
         lab.require_nothing_left(but="window-renewal")

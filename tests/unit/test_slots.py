@@ -69,7 +69,7 @@ def test_a_slot_is_held_longer_than_its_lease(server: FakeServer):
 def test_the_slot_of_a_dead_holder_frees_itself(server: FakeServer):
     """A slot whose holder renews it no more is taken over after its duration, and not before."""
     dead = slots(server.api("ns"), limit=1)
-    assert dead._take("dead") == "stuntime-slot-run-0"
+    assert dead._take("dead") == "stuntime-slot-ns.run-0"
     began = time.monotonic()
     with slots(server.api("ns"), limit=1).holding("heir"):
         assert time.monotonic() - began >= 0.8
@@ -80,7 +80,7 @@ def test_runs_have_slots_of_their_own(server: FakeServer):
     with ExitStack() as stack:
         for run in ("one", "two"):
             stack.enter_context(slots(server.api("ns"), limit=1, run=run).holding("scenario"))
-        assert leases(server) == ["stuntime-slot-one-0", "stuntime-slot-two-0"]
+        assert leases(server) == ["stuntime-slot-ns.one-0", "stuntime-slot-ns.two-0"]
 
 
 def test_a_run_that_is_stopped_gives_its_slot_back(server: FakeServer):
@@ -95,8 +95,8 @@ def test_a_holder_that_lost_its_slot_takes_nobody_elses(server: FakeServer):
     """Whoever was taken for dead leaves the slot to the one that has it now."""
     api = server.api("ns")
     with slots(api, limit=1, duration_s=60.0).holding("first"):
-        found = api.get(LEASE, "stuntime-slot-run-0", "stuntime")
+        found = api.get(LEASE, "stuntime-slot-ns.run-0", "stuntime")
         assert found is not None
         found["spec"]["holderIdentity"] = "somebody else"
         api.replace(LEASE, found, "stuntime")
-    assert leases(server) == ["stuntime-slot-run-0"]
+    assert leases(server) == ["stuntime-slot-ns.run-0"]

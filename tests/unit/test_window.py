@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from stuntime.errors import InvalidError, TestbedError, UnfitError
 from stuntime.kubevirt.api import InterruptedRunError
-from stuntime.kubevirt.kinds import LEASE, OURS, RUN_LABEL
+from stuntime.kubevirt.kinds import LEASE, NAMESPACE_LABEL, OURS, RUN_LABEL
 from stuntime.kubevirt.leases import lease_name
 from stuntime.kubevirt.window import LINE, NAME, Entry, Line, Window
 from tests.unit.kubeapi.server import FakeServer
@@ -213,6 +213,22 @@ def test_the_tear_down_marks_a_measurement_elsewhere_and_holds_off_the_next(worl
         assert world.now == pytest.approx(began + 20)
 
 
+def test_who_waited_long_enough_goes_and_marks_whom_it_meets(world) -> None:
+    """What cannot be left undone waits for a measurement as long as it may, then goes; the measurement is invalid."""
+    began = world.now
+    going = []
+    with (
+        pytest.raises(InvalidError, match="ours: provisioning it went on") as disturbed,
+        window(world, "theirs").measuring("that"),
+        window(world).provisioning("it", wait_s=45),
+    ):
+        going = [(each.who, each.going) for each in world.line().entries]
+    assert world.now == pytest.approx(began + 45)
+    assert going == [("it", True), ("that", True)]
+    assert disturbed.value.reason == "window-disturbed"
+    assert world.line() == Line()
+
+
 def test_the_tear_down_spares_its_own(world) -> None:
     """A measurement of the process that is torn down ends anyway; one that only waits is not disturbed."""
     ours = window(world)
@@ -276,7 +292,7 @@ def test_a_nic_is_held_by_one_process(world) -> None:
     """Who else wants it is told by whom it is held; afterwards no Lease of it is left."""
     ours, again = window(world), window(world)
     with ours.nic("eth1", "run ours", wait_s=0):
-        assert world.store.objects[_NIC]["metadata"]["labels"] == {**OURS, RUN_LABEL: "ours"}
+        assert world.store.objects[_NIC]["metadata"]["labels"] == {**OURS, RUN_LABEL: "ours", NAMESPACE_LABEL: "ns"}
         with (
             pytest.raises(UnfitError, match=r"eth1 is taken by run ours \(") as taken,
             again.nic("eth1", "run ours", wait_s=0),
@@ -327,11 +343,13 @@ def test_a_nic_is_taken_for_longer_than_a_command_lives(world) -> None:
     with pytest.raises(UnfitError, match="taken by run ours"):
         window(world).take_nic("eth1", "run theirs", duration_s=14400, wait_s=600)
     with capture_logs() as logs:
-        window(world).give_nic("eth1", "run theirs")
-    assert logs[0]["event"] == "nic.not-ours"
-    window(world).give_nic("eth1", "run ours")
-    assert _NIC not in world.store.objects
-    window(world).give_nic("eth1", "run ours")
+        window(world).give_nics("run theirs")
+        window(world).give_nics("run ours", but=["eth1"])
+    assert not logs
+    assert _NIC in world.store.objects
+    for _ in range(2):
+        window(world).give_nics("run ours")
+        assert _NIC not in world.store.objects
 
 
 def test_a_nic_that_was_half_given_back_can_be_taken(world) -> None:

@@ -6,6 +6,7 @@ before each call, so that a schedule decides the interleaving, the passing of ti
 
 import copy
 import itertools
+import math
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,8 @@ from stuntime.kubevirt.window import NAME, Entry, Line, Window, _read
 _DURATION_S = 60.0
 _PERIOD_S = 10.0
 _TICK_S = 7.0
+_PATIENCE_S = 15.0
+_SIDES = {"measuring": "measuring", "provisioning": "provisioning", "impatient": "provisioning"}
 _ENDLESS = 1500
 
 
@@ -77,6 +80,8 @@ class Store:
 class FakeApi:
     """The calls of `Api` that a window makes. Without a schedule, waiting jumps in time."""
 
+    namespace = "ns"
+
     def __init__(self, world: "World", *, stopped: bool = False) -> None:
         self.world = world
         self.stopped = stopped
@@ -85,6 +90,10 @@ class FakeApi:
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Object | None:
         self._turn(kind, namespace)
         return self.world.store.get(name)
+
+    def find(self, kind: Kind, *, labels: str = "", namespace: str | None = None) -> list[Object]:
+        self._turn(kind, namespace)
+        return copy.deepcopy(list(self.world.store.objects.values()))
 
     def create(self, kind: Kind, body: Object, namespace: str | None = None) -> Object:
         self._turn(kind, namespace)
@@ -168,13 +177,17 @@ class Actor:
 
 @dataclass
 class Activity:
-    """What was asked for: `lost` once its entry was struck out, `invalid` when it was told so."""
+    """What was asked for: `lost` once its entry was struck out, `invalid` when it was told so.
+
+    Who is `impatient` goes after a while, whoever else does.
+    """
 
     side: str
     who: str
     process: "Process"
     began: int | None = None
     ended: int | None = None
+    impatient: bool = False
     lost: bool = False
     hurt: bool = False
     invalid: str = ""
@@ -239,7 +252,8 @@ class World:
                 self.gone.add(entry.who)
                 passed = [one.who for one in line.ahead(entry.id) if not one.going]
                 passed += [one.who for one in line.entries if self._was_overtaken(one, entry)]
-                assert not passed, f"{entry.who} overtook {passed}"
+                impatient = any(one.impatient for one in self.activities if one.who == entry.who)
+                assert impatient or not passed, f"{entry.who} overtook {passed}"
         going = [activity for activity in self.activities if activity.going]
         standing = []
         for activity in going:
@@ -274,7 +288,9 @@ class World:
                 excused = other.lost or (other.side == "measuring" and other not in valid)
                 assert other is one or excused or not one.overlaps(other, self.steps + 1), f"{one.who}, {other.who}"
         if punctual:
-            lost = [one.who for one in self.activities if one.lost or one.invalid]
+            impatient = any(one.impatient for one in self.activities)
+            told = {"", "window-disturbed"} if impatient else {""}
+            lost = [one.who for one in self.activities if one.lost or one.invalid not in told]
             assert not lost, f"{lost} were in time, and were struck out"
 
     def finish(self) -> None:
@@ -315,14 +331,21 @@ class Process:
         world.processes.append(self)
 
     def _worker(self, plan: list[str], thread: int) -> Callable[[], None]:
-        activities = [Activity(side, f"{self.number}.{thread}.{count}", self) for count, side in enumerate(plan)]
+        activities = [
+            Activity(_SIDES[side], f"{self.number}.{thread}.{count}", self, impatient=side == "impatient")
+            for count, side in enumerate(plan)
+        ]
         self.world.activities += activities
 
         def work() -> None:
             for activity in activities:
-                hold = self.window.measuring if activity.side == "measuring" else self.window.provisioning
+                if activity.side == "measuring":
+                    held = self.window.measuring(activity.who)
+                else:
+                    patience_s = _PATIENCE_S if activity.impatient else math.inf
+                    held = self.window.provisioning(activity.who, wait_s=patience_s)
                 try:
-                    with hold(activity.who):
+                    with held:
                         activity.began = self.world.steps
                         for _ in range(self.world.body):
                             self.world.turn()
@@ -365,7 +388,7 @@ def silence() -> Iterator[None]:
 
 
 _plans = st.lists(
-    st.lists(st.lists(st.sampled_from(["measuring", "provisioning"]), min_size=1, max_size=2), min_size=1, max_size=2),
+    st.lists(st.lists(st.sampled_from(sorted(_SIDES)), min_size=1, max_size=2), min_size=1, max_size=2),
     min_size=2,
     max_size=3,
 )
@@ -458,10 +481,10 @@ def test_no_interleaving_of_two_overlaps(sides) -> None:
 class LooksFirst(Window):
     """A mutant: whether it may go was looked up before it joins, not in the same swap."""
 
-    def _enter(self, mine: Entry) -> None:
+    def _enter(self, mine: Entry, deadline: float) -> None:
         looked = _read(self._api.get(LEASE, NAME, self._namespace)).joined(mine)
         if looked.ahead(mine.id):
-            super()._enter(mine)
+            super()._enter(mine, deadline)
             return
         going = msgspec.structs.replace(mine, going=True)
         self._update(lambda line: line.joined(going))
@@ -470,13 +493,13 @@ class LooksFirst(Window):
 class Overtakes(Window):
     """A mutant: a provisioning goes before a measurement that only waits."""
 
-    def _enter(self, mine: Entry) -> None:
+    def _enter(self, mine: Entry, deadline: float) -> None:
         def rushed(line: Line) -> Line:
             calm = not any(entry.going and entry.side == "measuring" for entry in line.entries)
             return line.intruded(self._fresh(mine)) if calm and mine.side == "provisioning" else line
 
         self._update(rushed)
-        super()._enter(mine)
+        super()._enter(mine, deadline)
 
 
 class Hasty(Window):

@@ -170,7 +170,11 @@ class Store:
         """Merge a patch (RFC 7386)."""
         with self.changed:
             before = self._require(kind, namespace, name)
-            self._require_same(kind, before, patch.get("metadata") or {})
+            sent = patch.get("metadata") or {}
+            if sent.get("uid", before["metadata"]["uid"]) != before["metadata"]["uid"]:
+                told = f'{kind.resource} "{name}" is invalid: metadata.uid: Invalid value: "{sent["uid"]}"'
+                raise RefusedError(422, f"{told}: field is immutable")
+            self._require_same(kind, before, sent)
             return self._updated(kind, before, _merged(before, patch), status=status)
 
     def delete(self, kind: Kind, namespace: str, name: str, uid: str | None = None) -> Object:
