@@ -117,7 +117,7 @@ def test_policy_that_is_degraded(cluster: Running, lab: Lab, tmp_path: Path) -> 
     """A node that cannot be configured ends the run with its words; all others have their NIC back."""
     wait_for(lambda: not any(is_taken(cluster, _NIC)), f"a spare {_NIC}", timeout_s=_EVENT_S)
     node, in_the_way = _NODE_NAMES[1], f"st-{_NIC}"
-    cluster.on(node, "ip", "link", "add", in_the_way, "type", "dummy")
+    cluster.on(node, "ip", "link", "add", in_the_way, "type", "veth", "peer", "name", "in-the-way")
     try:
         output = tmp_path / "output"
         finished = lab.measure("run", _PLAIN, "--nic", _NIC, "--output", str(output))
