@@ -296,10 +296,13 @@ def _outcome(cluster: Running, name: str, bridge: str, folder: Path) -> _Outcome
     """Return what became of a run that went wrong as it had to; KubeVirt loses a migration now and then by itself."""
     for attempt in range(_MOST_LOST):
         try:
-            return _disturbed(cluster, name, bridge, folder / str(attempt))
+            found = _disturbed(cluster, name, bridge, folder / str(attempt))
         except AssertionError as error:  # it ended before what was waited for
             if LOST not in str(error):
                 raise
+            continue
+        if found.result.error is None or found.result.error.reason != LOST:
+            return found
     return _disturbed(cluster, name, bridge, folder / "last")
 
 
