@@ -66,6 +66,7 @@ cluster-stop: install
 
 test-cluster: install
 	@sh tests/cluster/guest/install.sh
+	@sh tests/image/install.sh
 	$(BIN)/python -m tests.cluster up && $(BIN)/pytest $(CLUSTER); code=$$?; $(BIN)/python -m tests.cluster down; exit $$code
 
 test-ssh: install
