@@ -252,6 +252,7 @@ def _network_up(api: "Api", settings: "Settings", network: str) -> None:
             api, plan, lambda nic: window.take_nic(nic, holder, duration_s=_HOLD_S, wait_s=wait_s)
         )
         with window.provisioning(f"network {network}"):
+            window.require_nics(held, holder)
             made = networks.up(api, plan, found.nodes, run_labels(settings.run_name), held)
     except BaseException:
         guarded(lambda: _give_nics(api, window, settings))  # there is something else to tell
@@ -274,8 +275,9 @@ def _network_down(api: "Api", settings: "Settings", network: str) -> None:
     _give_nics(api, window, settings)
     for namespace, other in makers:
         if (namespace, other) != (api.namespace, run):
-            told = f"--namespace {namespace} --run {other}"
-            print(f"stuntime: note: {network} of another run stays; take it away with {told}", file=sys.stderr)
+            of_run = f"--namespace {namespace} --run {other}"
+            told = f"stuntime: note: {network} of another run stays; it is taken away by `stuntime cleanup"
+            print(f"{told} --testbed kubevirt {of_run}`", file=sys.stderr)
     print(f"run {settings.run} has no {network}")
 
 

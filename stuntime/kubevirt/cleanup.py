@@ -177,7 +177,9 @@ def _noted(failed: list[str], kind: str, name: str) -> Iterator[None]:
 
 def _leftover(kind: Kind, found: Object, namespace: str, now: float) -> Leftover:
     metadata, labels = found["metadata"], found["metadata"]["labels"]
-    created = seconds(metadata.get("creationTimestamp")) or now
+    # A Lease that was taken over is as old as its present holder's.
+    created = seconds((found.get("spec") or {}).get("acquireTime") if kind is LEASE else None)
+    created = created or seconds(metadata.get("creationTimestamp")) or now
     age_s = max(0.0, now - created)
     network = labels.get(NETWORK_LABEL)
     return Leftover(kind, metadata["name"], namespace, metadata["uid"], labels[RUN_LABEL], age_s, network)

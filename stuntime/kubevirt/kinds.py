@@ -78,6 +78,13 @@ def selector(labels: dict[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
+def cleaning_up(found: Object) -> str:
+    """Return the command that removes what the run of an object has left."""
+    labels = found["metadata"].get("labels") or {}
+    of_run = f"--namespace {labels.get(NAMESPACE_LABEL)} --run {labels.get(RUN_LABEL)}"
+    return f"stuntime cleanup --testbed kubevirt {of_run}"
+
+
 def condition(found: Object | None, name: str) -> Object:
     """Return a condition of an object's status by its type; empty when it has none."""
     listed = ((found or {}).get("status") or {}).get("conditions") or []

@@ -18,7 +18,7 @@ import structlog
 
 from stuntime.errors import StuntimeError, UnfitError
 from stuntime.kubevirt.api import Api, ConflictError, InterruptedRunError
-from stuntime.kubevirt.kinds import LEASE, NAMESPACE_LABEL, OURS, RUN_LABEL, Object, selector
+from stuntime.kubevirt.kinds import LEASE, NAMESPACE_LABEL, OURS, RUN_LABEL, Object, cleaning_up, selector
 
 _log = structlog.get_logger()
 
@@ -146,8 +146,8 @@ class NicLeases:
             if self._clock() >= deadline:
                 raise UnfitError(
                     f"NIC {nic} is taken by {other}",
-                    "wait for it (--nic-wait; a dead holder's lease ends by itself), name another one with --nic,"
-                    f" or remove what a dead run left: {_cleaning_up(found)}",
+                    f"wait for it (--nic-wait; {_lasts_s(found):g} s where its holder is dead), name another one with"
+                    f" --nic, or remove what a dead run left: {cleaning_up(found)}",
                     reason="nic-taken",
                 )
             if other != told:
@@ -168,6 +168,19 @@ class NicLeases:
         for lease in self._api.find(LEASE, labels=selector(OURS), namespace=self._namespace):
             if holder_of(lease) == holder and lease["metadata"]["name"] not in kept:
                 self._give(self._api, lease["metadata"]["name"], holder)
+
+    def require(self, nics: Collection[str], holder: str) -> None:
+        """Raise UnfitError unless this process, or this holder, still has these NICs."""
+        with self._lock:
+            held = {nic: own for nic, (own, _) in self._held.items()}
+        for nic in nics:
+            found = self._api.get(LEASE, lease_name(nic), self._namespace)
+            if holder_of(found) != held.get(nic, holder):
+                raise UnfitError(
+                    f"NIC {nic} was lost while it was waited for: {holder_of(found) or 'nobody'} has it now",
+                    "start again",
+                    reason="nic-lost",
+                )
 
     def renew(self) -> None:
         """Renew the Leases of the NICs that are being held."""
@@ -228,7 +241,7 @@ class NicLeases:
     def _death(self, found: Object) -> float:
         metadata = found["metadata"]
         since = self._seen.since(metadata["name"], metadata["resourceVersion"], self._clock())
-        return since + float((found.get("spec") or {}).get("leaseDurationSeconds") or DURATION_S)
+        return since + _lasts_s(found)
 
     def _body(self, name: str, holder: str, duration_s: float, before: Object | None = None) -> Object:
         labels = {RUN_LABEL: self._run, NAMESPACE_LABEL: self._api.namespace}
@@ -244,11 +257,8 @@ class NicLeases:
             _log.warning("nic.not-ours", lease=name, holder=holder_of(theirs))
 
 
-def _cleaning_up(found: Object) -> str:
-    labels = found["metadata"].get("labels") or {}
-    return (
-        f"stuntime cleanup --testbed kubevirt --namespace {labels.get(NAMESPACE_LABEL)} --run {labels.get(RUN_LABEL)}"
-    )
+def _lasts_s(found: Object) -> float:
+    return float((found.get("spec") or {}).get("leaseDurationSeconds") or DURATION_S)
 
 
 def lease_name(nic: str) -> str:

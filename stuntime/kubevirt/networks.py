@@ -24,14 +24,17 @@ from stuntime.kubevirt.kinds import (
     RUN_LABEL,
     Kind,
     Object,
+    cleaning_up,
     condition,
     selector,
 )
-from stuntime.kubevirt.plans import NETWORK_LABEL, Plan, former_mtu, name_of
+from stuntime.kubevirt.plans import NETWORK_LABEL, Plan, former_mtu, name_of, node_selector
 
 _log = structlog.get_logger()
 
-_CONFIGURED_S = 480.0  # NMState gives a node four minutes, and nodes go one after the other
+_REFRESHED_S = 15.0
+_TRIED_S = 10.0
+CONFIGURED_S = 480.0  # NMState gives a node four minutes, and nodes go one after the other
 _ATTACHED_S = 60.0
 _PAUSE_S = 1.0
 _POLICY_LABEL = "nmstate.io/policy"
@@ -71,17 +74,17 @@ def hold_nics(api: Api, plan: Plan, hold: Callable[[str], object]) -> list[str]:
 def up(api: Api, plan: Plan, nodes: Sequence[Node], labels: Mapping[str, str], held: Collection[str]) -> Attachment:
     """Make a network and wait until every one of the nodes has it; return how VMs are attached to it.
 
-    One that another run has left, that is not as it is planned now, or that has the NIC, is taken away first: the
-    caller holds its NICs (`held`, from `hold_nics`). Raise UnfitError, with NMState's own words, when a node cannot be
-    configured.
+    One that another run has left, that is not as it is planned now, or that has the NIC, is taken away first from these
+    nodes: the caller holds its NICs (`held`, from `hold_nics`). Raise UnfitError, with NMState's own words, when a node
+    cannot be configured.
     """
+    mtus = _former_mtus(api, plan, nodes)
     for other in _in_the_way(plan, nics_of(api)):
         if other != plan.network:
-            _take_away(api, other, held)
-    found = _objects(api, plan.network)
-    mtus = _former_mtus(api, plan, nodes, found)
+            _take_away(api, other, nodes, held)
+    found = [one for one in _objects(api, plan.network) if _concerns(one, nodes)]
     if any(_is_stale(one, plan, labels[RUN_LABEL]) for one in found):
-        _take_away(api, plan.network, held)
+        _take_away(api, plan.network, nodes, held)
         found = []
     there = {(one["kind"], one["metadata"]["name"]): one for one in found}
     policies = {
@@ -106,45 +109,54 @@ def up(api: Api, plan: Plan, nodes: Sequence[Node], labels: Mapping[str, str], h
     return existing(api, plan.name, plan.nic)
 
 
-def down(api: Api, network: str, *, run: str | None = None, timeout_s: float = _CONFIGURED_S) -> None:
-    """Take a network away, or only what one run has made of it, and give the nodes their NIC back as it was.
+def down(
+    api: Api,
+    network: str,
+    *,
+    run: str | None = None,
+    nodes: Sequence[Node] | None = None,
+    timeout_s: float = CONFIGURED_S,
+) -> None:
+    """Take a network away, or what one run has made of it, or what is on some nodes, and give them their NIC back.
 
     Nothing is done where nothing is left. Raise TestbedError when a node did not get its NIC back; the others have.
     """
     deadline = time.monotonic() + timeout_s
-    troubles = []
     kind = _ATTACHMENTS[network]
+    troubles: dict[str, str] = {}  # what was not done, and the way out
     for found in _find(api, kind, network, run):
         try:
-            _delete(api, kind, found, min(_ATTACHED_S, timeout_s))
+            _delete(api, kind, found, min(_ATTACHED_S, timeout_s / 2))
         except TestbedError as error:
-            troubles.append(str(error))
+            troubles[str(error)] = cleaning_up(found)
     policies = []
     for found in _find(api, NNCP, network, run):
+        if nodes is not None and not _concerns(found, nodes):
+            continue
         try:
             policies += _taken_back(api, found, deadline)
+        except ApiError as error:
+            troubles[str(error)] = cleaning_up(found)
         except TestbedError as error:
-            troubles.append(str(error))
+            troubles[str(error)] = error.way_out
     told = _not_enacted(api, policies, deadline)
     for policy in policies:
         name = policy["metadata"]["name"]
         if stuck := [one for enactment, one in told.items() if enactment.endswith(f".{name}")]:
-            troubles += stuck
+            troubles |= dict.fromkeys(stuck, cleaning_up(policy))
         else:
             _delete(api, NNCP, policy)
     if troubles:
         raise TestbedError(
             f"{name_of(network)} is not gone everywhere: {'; '.join(troubles)}",
-            f"mend that, and take it away again: stuntime cleanup --testbed kubevirt --namespace {api.namespace}"
-            + (f" --run {run}" if run else ""),
+            f"mend that, and take it away again: {'; '.join(dict.fromkeys(troubles.values()))}",
             reason="network-left",
         )
 
 
 def makers_of(api: Api, network: str) -> list[tuple[str, str]]:
     """Return who has made something of a network that is there: the namespace and the run of each."""
-    labels = [one["metadata"]["labels"] for one in _objects(api, network)]
-    return sorted({(one.get(NAMESPACE_LABEL, ""), one.get(RUN_LABEL, "")) for one in labels})
+    return _makers(_objects(api, network))
 
 
 def nics_of(api: Api) -> dict[str, set[str]]:
@@ -170,9 +182,10 @@ def nic_below(api: Api, network: str, nad: str) -> str | None:
 
 
 def require_made(api: Api, network: str, run: str) -> None:
-    """Raise UnfitError unless a network is there that this run has made, and nobody else has any part in."""
-    if (makers := makers_of(api, network)) != [(api.namespace, run)]:
-        told = ", ".join(f"run {maker} of namespace {namespace}" for namespace, maker in makers)
+    """Raise UnfitError unless a network is there, and its attachment is one that this run has made."""
+    found = _find(api, _ATTACHMENTS[network], network)
+    if _makers(found) != [(api.namespace, run)]:
+        told = _told_makers(found)
         raise UnfitError(
             f"{name_of(network)} is not this run's: {f'it was made by {told}' if told else 'it is not there'}",
             "see what became of this run's network task, and start another run",
@@ -208,6 +221,20 @@ def described(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in sorted(told.items()) if key not in _OF_ITSELF}
 
 
+def _makers(objects: Sequence[Object]) -> list[tuple[str, str]]:
+    labels = [one["metadata"]["labels"] for one in objects]
+    return sorted({(one.get(NAMESPACE_LABEL, ""), one.get(RUN_LABEL, "")) for one in labels})
+
+
+def _told_makers(objects: Sequence[Object]) -> str:
+    return ", ".join(f"run {run} of namespace {namespace}" for namespace, run in _makers(objects))
+
+
+def _concerns(found: Object, nodes: Sequence[Node]) -> bool:
+    """Tell whether an object of a network is one for these nodes; what VMs are attached by is for all."""
+    return found["kind"] != NNCP.name or found["spec"].get("nodeSelector") in [node_selector(node) for node in nodes]
+
+
 def _objects(api: Api, network: str) -> list[Object]:
     return [one for kind in (_ATTACHMENTS[network], NNCP) for one in _find(api, kind, network)]
 
@@ -217,17 +244,19 @@ def _in_the_way(plan: Plan, there: Mapping[str, Collection[str]]) -> list[str]:
     return [network for network, nics in there.items() if network == plan.network or plan.nic in nics]
 
 
-def _take_away(api: Api, network: str, held: Collection[str]) -> None:
-    """Take a network away that somebody has left; raise UnfitError where it is on a NIC that is not ours to give."""
+def _take_away(api: Api, network: str, nodes: Sequence[Node], held: Collection[str]) -> None:
+    """Take a network away from nodes that it was left on.
+
+    Raise UnfitError where it is on a NIC that is not ours to give. What is left on other nodes is left to `cleanup`.
+    """
     if others := sorted(nics_of(api).get(network, set()) - set(held)):
-        makers = ", ".join(f"run {run} of namespace {namespace}" for namespace, run in makers_of(api, network))
         raise UnfitError(
-            f"{name_of(network)} is on NIC {', '.join(others)} by now, for {makers}",
+            f"{name_of(network)} is on NIC {', '.join(others)} by now, for {_told_makers(_objects(api, network))}",
             "wait until that is over, and try again",
             reason="nic-taken",
         )
     _log.info("network.stale", network=network)
-    down(api, network)
+    down(api, network, nodes=nodes)
 
 
 def _find(api: Api, kind: Kind, network: str | None = None, run: str | None = None) -> list[Object]:
@@ -256,16 +285,29 @@ def _is_stale(found: Object, plan: Plan, run: str) -> bool:
     return changed or condition(found, "Degraded").get("status") == "True"
 
 
-def _former_mtus(api: Api, plan: Plan, nodes: Sequence[Node], found: Sequence[Object]) -> dict[str, int]:
-    """Return which MTU the NIC had, by node, where the plan changes it: before a network of ours that is there."""
+def _former_mtus(api: Api, plan: Plan, nodes: Sequence[Node]) -> dict[str, int]:
+    """Return which MTU the NIC had, by node, where the plan changes it: before any network of ours that is there."""
     if plan.mtu is None:
         return {}
-    states = {one["metadata"]["name"]: nics.interfaces(one) for one in api.find(NNS)}
-    now = {node.name: states.get(node.name, {}).get(plan.nic, {}).get("mtu") for node in nodes}
-    names = {plan.policy_name(node): node.name for node in nodes}
-    same = [one for one in found if (planned := Plan.of(one)) and planned.nic == plan.nic]
-    before = {names.get(one["metadata"]["name"], ""): former_mtu(one) for one in same}
-    return {node: mtu for node, current in now.items() if (mtu := before.get(node) or current) is not None}
+    before: dict[str, int] = {}
+    for policy in _find(api, NNCP):
+        planned = Plan.of(policy)
+        if planned is not None and planned.nic == plan.nic and (mtu := former_mtu(policy)) is not None:
+            before |= {node.name: mtu for node in nodes if _concerns(policy, [node])}
+    now = _mtus(api, plan, [node.name for node in nodes if node.name not in before])
+    return now | before
+
+
+def _mtus(api: Api, plan: Plan, names: Sequence[str]) -> dict[str, int]:
+    """Return the MTU of the NIC, by node, as soon as nodes tell of it without a bridge of ours that has just gone."""
+    deadline = time.monotonic() + _REFRESHED_S
+    while True:
+        states = {name: one for one in api.find(NNS) if (name := one["metadata"]["name"]) in names}
+        if time.monotonic() > deadline or not any(plan.bridge in nics.interfaces(one) for one in states.values()):
+            break
+        api.pause(_PAUSE_S)
+    found = {name: nics.interfaces(one).get(plan.nic, {}).get("mtu") for name, one in states.items()}
+    return {name: mtu for name, mtu in found.items() if mtu is not None}
 
 
 def _make(api: Api, kind: Kind, wanted: Object) -> Object:
@@ -273,13 +315,21 @@ def _make(api: Api, kind: Kind, wanted: Object) -> Object:
     try:
         return api.create(kind, wanted)
     except ConflictError as error:
-        name, labels = wanted["metadata"]["name"], wanted["metadata"]["labels"]
-        for found in _find(api, kind, labels[NETWORK_LABEL], labels[RUN_LABEL]):
-            if found["metadata"]["name"] == name and Plan.of(found) == Plan.of(wanted):
+        name, network = wanted["metadata"]["name"], wanted["metadata"]["labels"][NETWORK_LABEL]
+        for found in _find(api, kind, network):
+            if found["metadata"]["name"] != name:
+                continue
+            if Plan.of(found) == Plan.of(wanted) and _makers([found]) == _makers([wanted]):
                 return found
+            raise UnfitError(
+                f"{name_of(network)} is made by somebody else at this time: {_told_makers([found])}",
+                "wait until that is over, and try again",
+                reason="nic-taken",
+            ) from error
+        place = f"-n {api.namespace} " if kind.namespaced else ""
         raise UnfitError(
-            f"there is a {kind.name} {name} that this run has not made",
-            f"remove it, if nobody needs it: kubectl delete {kind.resource} {name}",
+            f"there is a {kind.name} {name} that no run has made",
+            f"remove it, if nobody needs it: kubectl delete {place}{kind.resource} {name}",
             reason="network-foreign",
         ) from error
 
@@ -343,7 +393,7 @@ def _patched(api: Api, policy: Object, patch: Object, deadline: float) -> Object
 def _require_enacted(api: Api, policies: Sequence[Object], awaited: Collection[str]) -> None:
     """Wait until nodes have enacted their policies; raise UnfitError when one cannot."""
     waiting = set(awaited)
-    for waiting, failing in _enacting(api, policies, awaited, time.monotonic() + _CONFIGURED_S):
+    for waiting, failing in _enacting(api, policies, awaited, time.monotonic() + CONFIGURED_S):
         for enactment, message in failing.items():
             raise UnfitError(
                 f"{_told(enactment)}: {message}",
@@ -353,7 +403,7 @@ def _require_enacted(api: Api, policies: Sequence[Object], awaited: Collection[s
         if not waiting:
             return
     raise TestbedError(
-        f"not configured within {_CONFIGURED_S:g} s: {', '.join(sorted(waiting))}",
+        f"not configured within {CONFIGURED_S:g} s: {', '.join(sorted(waiting))}",
         "look at these NodeNetworkConfigurationEnactments; each is named by its node and its policy",
         reason="network-not-configured",
     )
@@ -363,7 +413,12 @@ def _not_enacted(api: Api, policies: Sequence[Object], deadline: float) -> dict[
     """Wait until the nodes that ever tried these policies have enacted them as they are; return why not, by node."""
     if not policies:
         return {}
-    waiting: set[str] = set()
+    untried = {one["metadata"]["name"] for one in policies}
+    for state in api.states(NNCE, min(deadline, time.monotonic() + _TRIED_S), labels=_enactments_of(policies)):
+        untried -= {one["metadata"]["labels"][_POLICY_LABEL] for one in state.values()}
+        if not untried:
+            break
+    waiting = {f"a node.{one['metadata']['name']}" for one in policies}  # what nobody has looked at is not done
     failing: dict[str, str] = {}
     for waiting, failing in _enacting(api, policies, None, deadline):  # noqa: B007 - used after the loop
         if not waiting:

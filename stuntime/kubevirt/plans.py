@@ -29,6 +29,11 @@ def name_of(network: str) -> str:
     return f"stuntime-{network}"
 
 
+def node_selector(node: Node) -> dict[str, str]:
+    """Return what selects a node, and no other, in its policy."""
+    return {HOSTNAME: node.hostname}
+
+
 def bridge_on(nic: str) -> str:
     """Return the name of the bridge that a network is made by on a NIC; the kernel takes 15 characters."""
     return _named("st-", nic, _LONGEST_INTERFACE)
@@ -71,7 +76,7 @@ class Plan:
 
     def policy(self, node: Node, labels: Mapping[str, str], former_mtu: int | None = None) -> Object:
         """Return the policy that makes the network on a node, and says which MTU the NIC had before."""
-        spec = {"nodeSelector": {HOSTNAME: node.hostname}, "desiredState": self.desired_state(up=True)}
+        spec = {"nodeSelector": node_selector(node), "desiredState": self.desired_state(up=True)}
         made = self._object(NNCP, self.policy_name(node), labels, spec)
         if former_mtu is not None:
             made["metadata"]["annotations"][_FORMER_MTU] = str(former_mtu)

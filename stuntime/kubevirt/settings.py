@@ -135,7 +135,7 @@ class Settings:
 
     def holder(self, namespace: str) -> str:
         """Return who holds a NIC for the VMs of a namespace, as its Lease tells a person."""
-        return f"run {self.run} of namespace {namespace}"
+        return f"run {self.run_name} of namespace {namespace}"
 
 
 @dataclass(frozen=True)

@@ -283,6 +283,7 @@ class KubevirtTestbed:
             try:
                 with self._explained(evidence), self._window.provisioning(f"network {name}"):
                     started = time.monotonic()
+                    self._window.require_nics(nics, holder)
                     attachment = networks.up(self._api, plan, self._nodes, self._labels, nics)
                 _log.info("network.up", network=name, nic=self._nic, seconds=round(time.monotonic() - started, 1))
                 yield attachment
@@ -304,8 +305,8 @@ class KubevirtTestbed:
 
     def _unmade(self, network: str) -> None:
         with nullcontext() if self._api.stopped else self._window.provisioning(f"network {network}"):
-            patience = {"timeout_s": _LAST_NETWORK_S} if self._api.stopped else {}
-            networks.down(self._client(), network, run=self._settings.run_name, **patience)
+            patience_s = _LAST_NETWORK_S if self._api.stopped else networks.CONFIGURED_S
+            networks.down(self._client(), network, run=self._settings.run_name, timeout_s=patience_s)
 
     def _boot(self, scenario: Scenario) -> None:
         route, attachment = self.route(scenario), self._attachment

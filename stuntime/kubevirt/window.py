@@ -214,6 +214,10 @@ class Window:
         """Give back the NICs that were taken under this name, except some; those of somebody else stay theirs."""
         self._nics.give_all(who, but)
 
+    def require_nics(self, nics: Collection[str], who: str) -> None:
+        """Raise UnfitError unless NICs that were taken, or are held, still are ours: we may have seemed dead."""
+        self._nics.require(nics, who)
+
     def renew(self) -> None:
         """Renew all that this process has in the line, and its NICs; come back where we were struck out."""
         try:

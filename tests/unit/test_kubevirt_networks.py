@@ -23,6 +23,7 @@ from stuntime.kubevirt.kinds import (
     Object,
     condition,
 )
+from stuntime.kubevirt.leases import micro_time
 from stuntime.kubevirt.manifests import run_labels
 from stuntime.kubevirt.plans import Plan
 from stuntime.kubevirt.settings import NetworkSettings, Owner
@@ -252,6 +253,59 @@ def test_a_network_that_is_going_is_made_anew(lab: Lab) -> None:
     assert made["metadata"]["uid"] != network["metadata"]["uid"]
 
 
+def test_no_policy_is_deleted_before_its_node_has_done_it(lab: Lab) -> None:
+    """Where the time is over before anybody has looked at the nodes, their policies stay for the next try."""
+    _up(lab, LOCALNET)
+    network = lab.api.get(CUDN, "stuntime-ovn-localnet")
+    lab.server.store.edit(CUDN, network, lambda one: one["metadata"].update(finalizers=["k8s.ovn.org/in-use"]))
+    lab.nmstate.step_s = 2.0
+    with pytest.raises(TestbedError, match="not gone everywhere") as failed:
+        networks.down(lab.api, LOCALNET, run="mine", timeout_s=0.6)
+    assert "--namespace ns --run mine" in failed.value.way_out
+    assert len(lab.api.find(NNCP)) == len(NODES)
+    lab.nmstate.step_s = 0.001
+    lab.server.store.edit(CUDN, network, lambda one: one["metadata"].pop("finalizers"))
+    networks.down(lab.api, LOCALNET, run="mine")
+    lab.require_left()
+
+
+def test_what_is_left_on_other_nodes_does_not_matter(lab: Lab) -> None:
+    """A dead node with a policy of a dead run keeps no run from the others; its policy is left to `cleanup`."""
+    _up(lab, run="dead")
+    lab.nmstate.refusals["node-c"] = "NmstateError: unreachable"
+    made = Plan(BRIDGE, "ns", "eno2", None, None)
+    for _ in range(2):
+        networks.up(lab.api, made, NODES[:2], run_labels("mine"), ["eno2"])
+    assert [state for _, state in _enacted(lab)] == ["up", "absent", "up"]
+    networks.down(lab.api, BRIDGE, run="mine")
+    assert networks.makers_of(lab.api, BRIDGE) == [("ns", "dead")]
+    assert [one["metadata"]["name"] for one in lab.api.find(NNCP)] == ["stuntime-linux-bridge-node-c"]
+
+
+def test_a_nic_that_was_lost_is_not_worked_on(lab: Lab) -> None:
+    """Who was taken for dead while it waited, and whose NIC another run has by now, takes nothing away."""
+    api = lab.server.api("ns")
+    window = Window(api, namespace="stuntime", run="mine")
+    window.take_nic("eno2", "run mine", duration_s=60)
+    window.require_nics(["eno2"], "run mine")
+    lease = lab.api.get(LEASE, "stuntime-nic-eno2", "stuntime")
+    lab.server.store.edit(LEASE, lease, lambda one: one["spec"].update(holderIdentity="run theirs"))
+    with pytest.raises(UnfitError, match=r"NIC eno2 was lost .*: run theirs has it now") as lost:
+        window.require_nics(["eno2"], "run mine")
+    assert lost.value.reason == "nic-lost"
+
+
+def test_two_that_make_one_network_at_a_time_do_not_meet(lab: Lab) -> None:
+    """Who comes second is told who is at it, and not to remove it."""
+    _up(lab, run="theirs", nic="eno1")
+    find = lab.api.find
+    lab.api.find = lambda kind, **asked: find(kind, **asked) if lab.server.asked("POST", NNCP.resource)[3:] else []
+    with pytest.raises(UnfitError, match="made by somebody else at this time: run theirs of namespace ns") as met:
+        _up(lab)
+    del lab.api.find
+    assert met.value.reason == "nic-taken"
+
+
 def test_a_run_of_another_namespace_is_another_run(lab: Lab) -> None:
     """Runs of the same name in two namespaces take nothing from each other, and cleaning up one leaves the other's."""
     _up(lab, run="by-hand")
@@ -311,7 +365,7 @@ def test_what_somebody_else_has_under_our_name_stays(lab: Lab, network: str) -> 
     if kind is CUDN:
         theirs["spec"]["network"] = {"localnet": {"physicalNetworkName": "x"}}
     lab.server.seed(kind, theirs)
-    with pytest.raises(UnfitError, match="that this run has not made") as refused:
+    with pytest.raises(UnfitError, match="that no run has made") as refused:
         _up(lab, network)
     assert (refused.value.reason, "kubectl delete" in refused.value.way_out) == ("network-foreign", True)
     networks.down(lab.api, network)
@@ -353,6 +407,20 @@ def test_cleanup_keeps_the_nic_of_a_network_that_does_not_go(lab: Lab) -> None:
     lab.nmstate.refusals.clear()
     cleanup.remove(lab.api, _leftovers(lab), window)
     lab.require_left()
+
+
+def test_a_lease_is_as_old_as_its_holder(lab: Lab) -> None:
+    """A NIC that was taken over just now is not old, however long ago its Lease was made."""
+    _seed_nic_lease(lab, "eno2", "alive")
+    lease = lab.api.get(LEASE, "stuntime-nic-eno2", "stuntime")
+
+    def taken_over(one: Object) -> None:
+        one["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+        one["spec"] = {"acquireTime": micro_time(), "holderIdentity": "run alive"}
+
+    lab.server.store.edit(LEASE, lease, taken_over)
+    [found] = _leftovers(lab)
+    assert found.age_s < 60
 
 
 def test_cleanup_leaves_a_nic_that_another_run_has_by_now(lab: Lab) -> None:

@@ -487,7 +487,7 @@ def test_a_network_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.C
         assert _run(lab, "network", "up", NETWORKS[0], "--run", "ours") == ExitCode.UNFIT
         assert "is taken by run theirs" in capsys.readouterr().err
         assert _run(lab, "network", "down", NETWORKS[0], "--run", "ours") == ExitCode.OK
-        assert "take it away with --namespace ns --run theirs" in capsys.readouterr().err
+        assert "stuntime cleanup --testbed kubevirt --namespace ns --run theirs`" in capsys.readouterr().err
         lab.require_left(*before)
         assert _run(lab, "network", "down", NETWORKS[0], "--run", "theirs") == ExitCode.OK
         lab.require_nothing_left(but="window-renewal")

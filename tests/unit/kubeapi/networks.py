@@ -29,7 +29,7 @@ class FakeNMState:
         self.refusals: dict[str, str] = {}
         self.enacted: list[tuple[str, str, Object]] = []
         self._server, self._store = server, server.store
-        self._step_s = step_s
+        self.step_s = step_s
         server.store.revision.append(_require_settled)
         server.store.listeners.append(lambda change: server.worker.later(0, partial(self._react, change)))
         for node in self._nodes():
@@ -53,13 +53,13 @@ class FakeNMState:
         failed = []
         nodes = self._nodes(policy["spec"].get("nodeSelector") or {})
         for node in nodes:
-            yield self._step_s
+            yield self.step_s
             current = self._store.get(NNCP, "", name)
             if current is None or current["metadata"]["generation"] != generation:
                 return
             enactment = self._enactment(policy, node)
             self._told(enactment, generation, _conditions(_OF_NODE, "Progressing", _PROGRESSING))
-            yield self._step_s
+            yield self.step_s
             if node in self.refusals:
                 failed.append(node)
                 told = _conditions(_OF_NODE, "Failing", "FailedToConfigure", self.refusals[node])
