@@ -91,10 +91,7 @@ class KubevirtTestbed:
 
     @contextmanager
     def opened(self) -> Iterator["KubevirtTestbed"]:
-        """Hold the object that owns all others of this run, and the guests' password; at the end they are gone.
-
-        The owner is the one that the settings name, or a ConfigMap that is made here.
-        """
+        """Hold the object that owns all others of this run, and the guests' password; at the end they are gone."""
         with self._owned():
             try:
                 if self._settings.guest.boot == "disk":
@@ -112,13 +109,13 @@ class KubevirtTestbed:
 
     @contextmanager
     def _owned(self) -> Iterator[None]:
-        if self._settings.owner is not None:
-            self._owners = [self._settings.owner.reference]
-            yield
-            return
-        # One for each process of the run: the first to end takes nothing from the others.
+        """Hold a ConfigMap that owns what is made, and is the named owner's: who cleans up finds it by its labels.
+
+        There is one for each process of the run: the first to end takes nothing from the others.
+        """
         name = f"stuntime-{self._settings.run_name}-{secrets.token_hex(4)}"
-        anchor = CONFIG_MAP.object(name, labels=self._labels, data={"run": self._settings.run})
+        owners = [self._settings.owner.reference] if self._settings.owner else []
+        anchor = CONFIG_MAP.object(name, labels=self._labels, owners=owners, data={"run": self._settings.run})
         made = self._api.create(CONFIG_MAP, anchor)
         self._owners = [{"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": made["metadata"]["uid"]}]
         try:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from stuntime import suite
 from stuntime.errors import ExitCode, TestbedError
 from stuntime.kubevirt import cleanup, testbed
 from stuntime.kubevirt.api import Api
-from stuntime.kubevirt.kinds import CONFIG_MAP, LEASE, NAD, NAMESPACE_LABEL, NNCP, POD, RUN_LABEL, VM, VMI, VMIM
+from stuntime.kubevirt.kinds import CONFIG_MAP, LEASE, NAD, NAMESPACE_LABEL, NNCP, POD, RUN_LABEL, SECRET, VM, VMI, VMIM
 from stuntime.kubevirt.plans import NETWORK_LABEL
+from stuntime.kubevirt.settings import Guest, Owner
 from stuntime.kubevirt.window import Window
 from tests.unit.kubeapi.kubevirt import Times
 from tests.unit.kubeapi.store import Change
@@ -234,6 +236,19 @@ def test_cleanup_touches_nothing_else(tmp_path: Path) -> None:
         assert {"ConfigMap of-no-run", "ConfigMap stuntime-another", "VirtualMachine stuntime-another"} <= left
         assert lab.api.get(CONFIG_MAP, "theirs") is not None
         assert not {"ConfigMap stuntime-a-run", "VirtualMachine stuntime-a-run", "Lease stuntime-nic-eno2"} & left
+
+
+def test_cleanup_takes_the_password_of_a_step_that_was_killed(tmp_path: Path) -> None:
+    """Also where a PipelineRun, which stays for its results, owns what a run makes: nothing of the guests is left."""
+    with Lab(tmp_path) as lab:
+        owner = Owner("PipelineRun", lab.settings.run_name, "uid")
+        lab.settings = replace(lab.settings, guest=Guest(image="guest"), owner=owner)
+        lab.enter(lab.testbed())
+        [anchor] = lab.api.find(CONFIG_MAP)
+        assert anchor["metadata"]["ownerReferences"] == [owner.reference]
+        assert lab.api.find(SECRET)
+        cleanup.remove(lab.api, _found(lab, run=lab.settings.run_name), _window(lab.api))
+        lab.require_left()
 
 
 def test_cleanup_says_what_it_could_not_do(tmp_path: Path) -> None:
