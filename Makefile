@@ -23,6 +23,7 @@ help:
 	@echo "make test-cluster  start it, run the tests that need one, stop it"
 	@echo "make image     the image of the pods, IMAGE=$(IMAGE), by podman or buildah"
 	@echo "make lock      renew image/requirements.lock from pyproject.toml"
+	@echo "make git-pipeline  renew pipelines/stuntime-git.yaml from pipelines/stuntime.yaml"
 	@echo "make bench     how fast logs are analysed and results aggregated, and 12 scenarios measured on a simulated cluster"
 	@echo "make lint      ruff and mypy"
 	@echo "make install   the distribution's packages and the virtual environment, no more"
@@ -83,6 +84,11 @@ lock: install
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --custom-compile-command "make lock" $(UPGRADE) pyproject.toml --output-file image/requirements.lock
+
+# The pipeline with tasks from git, of the one whose tasks are installed.
+.PHONY: git-pipeline
+git-pipeline: install
+	$(BIN)/python -m tests.conformance.from_git
 
 test-image: install
 	@sh tests/image/install.sh

@@ -9,6 +9,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 TASKS = sorted((ROOT / "tasks").glob("stuntime-*/*.yaml"))
 PIPELINE = ROOT / "pipelines" / "stuntime.yaml"
+#: The same with tasks from git, made of it.
+FROM_GIT = ROOT / "pipelines" / "stuntime-git.yaml"
 #: What gives the pipeline a workspace.
 WORKSPACE = ROOT / "pipelines" / "results-workspace.yaml"
 #: What is no object: what `tkn --pod-template` reads, and a patch.
@@ -36,6 +38,6 @@ def tasks() -> dict[str, dict[str, Any]]:
     return {file.stem: documents(file)[0] for file in TASKS}
 
 
-def pipeline() -> dict[str, Any]:
-    """Return the pipeline, to be changed as a test likes."""
-    return copy.deepcopy(documents(PIPELINE)[0])
+def pipeline(file: Path = PIPELINE) -> dict[str, Any]:
+    """Return a pipeline, to be changed as a test likes."""
+    return copy.deepcopy(documents(file)[0])

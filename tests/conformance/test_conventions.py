@@ -118,7 +118,10 @@ def test_waves_follow_one_another():
 
 
 def test_every_task_has_a_timeout():
-    """Each task before the report has a timeout of its own; a pod that never starts does not take the report along."""
+    """Each task before the report has a timeout of its own, and the report is of `finally`.
+
+    A pod that never starts takes the report along only where the PipelineRun gives `finally` no time of its own.
+    """
     spec = shipped.pipeline()["spec"]
     assert all("timeout" in one for one in spec["tasks"])
     assert [one["name"] for one in spec["finally"]] == ["report", "cleanup"]

@@ -13,6 +13,7 @@ import yaml
 
 from tests.conformance import shipped
 from tests.conformance.conftest import Judge
+from tests.conformance.from_git import from_git
 from tests.conformance.manifests import everything
 from tests.conformance.references import problems
 
@@ -37,9 +38,12 @@ def test_samples_name_what_the_pipeline_has(file: Path):
     """A PipelineRun that is shipped gives only parameters and workspaces that the pipeline has, of their types."""
     found = shipped.documents(file)
     found += [yaml.safe_load(one["data"]["run.yaml"]) for one in found if "run.yaml" in one.get("data", {})]
-    spec = shipped.pipeline()["spec"]
-    params = {one["name"]: one.get("type", "string") for one in spec["params"]}
     for run in (one for one in found if one["kind"] == "PipelineRun"):
+        reference = {one["name"]: one["value"] for one in run["spec"]["pipelineRef"].get("params", [])}
+        spec = shipped.pipeline(shipped.ROOT / reference.get("pathInRepo", shipped.PIPELINE))["spec"]
+        params = {one["name"]: one.get("type", "string") for one in spec["params"]}
+        given = {one["name"] for one in run["spec"].get("params", [])}
+        assert {one["name"] for one in spec["params"] if "default" not in one} <= given
         for one in run["spec"].get("params", []):
             assert params[one["name"]] == ("array" if isinstance(one["value"], list) else "string")
         spaces = {one["name"] for one in run["spec"].get("workspaces", [])}
@@ -47,6 +51,15 @@ def test_samples_name_what_the_pipeline_has(file: Path):
         timeouts = run["spec"]["timeouts"]
         assert timeouts.keys() == {"pipeline", "tasks", "finally"}, "the report runs also when the tasks take too long"
         assert run["spec"]["taskRunTemplate"]["serviceAccountName"] == "stuntime"
+
+
+def test_the_pipeline_from_git_is_the_one_that_is_installed():
+    """`make git-pipeline` was run after the last change, and each task is one of ours, at its place."""
+    assert shipped.FROM_GIT.read_text() == from_git(shipped.PIPELINE.read_text())
+    spec = shipped.pipeline(shipped.FROM_GIT)["spec"]
+    steps = [*spec["tasks"], *spec["finally"]]
+    places = [{one["name"]: one["value"] for one in step["taskRef"]["params"]}["pathInRepo"] for step in steps]
+    assert {shipped.ROOT / place for place in places} == set(shipped.TASKS)
 
 
 def test_made_objects_are_valid(judge: Judge):
