@@ -1,6 +1,7 @@
 """The shipped pipeline, installed on the running cluster for tests, and started as a person starts it: by tkn."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -83,6 +84,23 @@ class Pipeline:
             if not told.code or LOST not in told.stdout:
                 break
         return name, told
+
+    def task(self, name: str, **params: str) -> tuple[bool, Finished]:
+        """Run a task by itself to its end; return whether it succeeded, and what tkn said."""
+        (found,) = [one for one in self.lab.items("tasks") if one["metadata"]["name"] == name]
+        known = {one["name"] for one in found["spec"]["params"]}
+        given = {key: value for key, value in _LABORATORY.items() if key in known}
+        given |= {key.replace("_", "-"): value for key, value in params.items()}
+        words = [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
+        argv = self.tkn("task", "start", name, "--use-param-defaults", "--skip-optional-workspace", "--showlog")
+        command = Command([*argv, "-s", ACCOUNT, *words], self._folder(), {})
+        self.lab.started(command)
+        told = ended(command, RUN_S)
+        (run,) = re.findall(r"TaskRun started: (\S+)", told.stdout)
+        conditions = [
+            one["status"]["conditions"][0] for one in self.lab.items("taskruns") if one["metadata"]["name"] == run
+        ]
+        return conditions[0]["status"] == "True", told
 
     def run_by_the_bare_command(self) -> Finished:
         """Run it to its end with nothing but defaults, and nobody to answer a question; return what tkn said."""
