@@ -182,7 +182,7 @@ def test_clock_steps(stepped: Run, scenario: str) -> None:
     whose, step = CLOCKS[scenario]
     sizes = [size for _, size in measured.clock_steps if abs(size) > 1]
     assert len(sizes) == (whose == "static")
-    assert all(abs(size - step) <= 1 for size in sizes)  # the guest's `date` sets whole seconds
+    assert all(abs(size - step) <= 1.5 for size in sizes)  # the guest's `date` sets whole seconds, a moment later
 
 
 @pytest.mark.parametrize("scenario", CLOCKS)
