@@ -25,8 +25,8 @@ _RANDOM = {"runAsUser": RANDOM_UID, "runAsGroup": 0, **_SECCOMP}
 _RESTRICTED = {"runAsNonRoot": True, **_SECCOMP}
 _BOOTED_S = 180.0
 _REPORTED_S = 120.0
-_MOST_LOST = 4  # of twelve
-_TRIES = 3
+_MOST_LOST = 6  # of twelve
+_TRIES = 5
 #: What a report says of a scenario that KubeVirt lost or noise spoilt.
 _SPOILT = re.compile(rf"error (\S+): (?:{LOST}|invalid: )")
 
