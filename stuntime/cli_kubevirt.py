@@ -264,6 +264,7 @@ def _network_up(api: "Api", settings: "Settings", network: str) -> None:
 
 def _network_down(api: "Api", settings: "Settings", network: str) -> None:
     from stuntime.kubevirt import networks
+    from stuntime.kubevirt.kinds import cleanup_command
     from stuntime.kubevirt.window import Window
 
     run, window = settings.run_name, Window(api, namespace=settings.window_namespace, run=settings.run_name)
@@ -275,9 +276,9 @@ def _network_down(api: "Api", settings: "Settings", network: str) -> None:
     _give_nics(api, window, settings)
     for namespace, other in makers:
         if (namespace, other) != (api.namespace, run):
-            of_run = f"--namespace {namespace} --run {other}"
-            told = f"stuntime: note: {network} of another run stays; it is taken away by `stuntime cleanup"
-            print(f"{told} --testbed kubevirt {of_run}`", file=sys.stderr)
+            command = cleanup_command(namespace, other)
+            told = f"{network} of another run stays; it is taken away by `{command}`"
+            print(f"stuntime: note: {told}", file=sys.stderr)
     print(f"run {settings.run} has no {network}")
 
 

@@ -78,11 +78,15 @@ def selector(labels: dict[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
+def cleanup_command(namespace: str | None, run: str | None) -> str:
+    """Return the command that removes what a run of a namespace has left."""
+    return f"stuntime cleanup --testbed kubevirt --namespace {namespace} --run {run}"
+
+
 def cleaning_up(found: Object) -> str:
     """Return the command that removes what the run of an object has left."""
     labels = found["metadata"].get("labels") or {}
-    of_run = f"--namespace {labels.get(NAMESPACE_LABEL)} --run {labels.get(RUN_LABEL)}"
-    return f"stuntime cleanup --testbed kubevirt {of_run}"
+    return cleanup_command(labels.get(NAMESPACE_LABEL), labels.get(RUN_LABEL))
 
 
 def condition(found: Object | None, name: str) -> Object:

@@ -430,10 +430,10 @@ def _not_enacted(api: Api, policies: Sequence[Object], deadline: float) -> dict[
 def _enacting(
     api: Api, policies: Sequence[Object], awaited: Collection[str] | None, deadline: float
 ) -> Iterator[tuple[set[str], dict[str, str]]]:
-    """Yield which enactments of policies (None: all there are) are waited for, which have failed, and why.
+    """Yield which enactments of policies are waited for and which have failed, and why, until the deadline.
 
-    This goes on until the deadline.
-    An enactment's name is its node's and, after a dot, its policy's. One of an earlier generation does not count.
+    `awaited` None: all that there are. An enactment's name is its node's and, after a dot, its policy's. One of an
+    earlier generation does not count.
     """
     generations = {one["metadata"]["name"]: one["metadata"]["generation"] for one in policies}
     for state in api.states(NNCE, deadline, labels=_enactments_of(policies)):

@@ -18,7 +18,7 @@ from stuntime.guest import ConsoleShell, Login
 from stuntime.kubevirt import manifests, networks, plans, vms
 from stuntime.kubevirt.api import Api, ConflictError, InterruptedRunError
 from stuntime.kubevirt.cluster import Cluster, Node
-from stuntime.kubevirt.kinds import CONFIG_MAP, SCENARIO_LABEL, SECRET, VM, Object
+from stuntime.kubevirt.kinds import CONFIG_MAP, SCENARIO_LABEL, SECRET, VM, Object, cleanup_command
 from stuntime.kubevirt.migration import migrate
 from stuntime.kubevirt.settings import Settings
 from stuntime.kubevirt.vms import Machine
@@ -378,12 +378,11 @@ class KubevirtTestbed:
     def _told(self, event: str) -> Iterator[list[str]]:
         """Go on after an expected failure, said aloud: there is something else to finish. Its reason is in the list."""
         reasons: list[str] = []
-        of_run = f"--namespace {self._api.namespace} --run {self._settings.run}"
         try:
             yield reasons
         except StuntimeError as error:
             reasons.append(error.reason)
-            way_out = f"stuntime cleanup --testbed kubevirt {of_run}"
+            way_out = cleanup_command(self._api.namespace, self._settings.run)
             _log.warning(event, reason=error.reason, message=str(error), way_out=way_out)
         except OSError as error:
             _log.warning(event, message=str(error))
